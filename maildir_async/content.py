@@ -1,0 +1,108 @@
+"""The bytes of one message on their way to its file: prefix, newline policy, and the two sizes. Pure."""
+
+import re
+from typing import Final, Literal
+
+__all__ = ["Content", "Newline", "check_newline", "check_prefix"]
+
+Newline = Literal["keep", "lf", "crlf"]
+"""``keep`` stores what was given, ``lf`` turns each CRLF into LF, ``crlf`` turns each LF without a CR into CRLF.
+A CR that no LF follows is data, and is left alone by all three."""
+
+NEWLINES: Final = ("keep", "lf", "crlf")
+
+# RFC 5322 §2.2: a field name is printable ASCII without the colon; a line that starts with space or tab continues
+# the field before it and has to hold something else, since a reader may take a blank line for the end of the header.
+_FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
+_CONTINUATION: Final = re.compile(rb"[ \t]+[^ \t]")
+
+
+def check_newline(newline: str) -> None:
+    """Raise ValueError unless *newline* is one of the three policies."""
+    if newline not in NEWLINES:
+        raise ValueError(f"newline must be one of {', '.join(NEWLINES)}, not {newline!r}")
+
+
+def check_prefix(prefix: bytes) -> bytes:
+    """Return *prefix* if it is whole header lines; raise ValueError if it could end the header or split a field.
+
+    This is what stops an envelope address with a line end in it from adding a header or a body.
+    """
+    if not isinstance(prefix, (bytes, bytearray, memoryview)):
+        raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")
+    prefix = bytes(prefix)
+    if not prefix:
+        return prefix
+    if not prefix.endswith(b"\n"):
+        raise ValueError("prefix must end with a line end")
+    if b"\0" in prefix:
+        raise ValueError("prefix must not contain NUL")
+    for number, raw in enumerate(prefix.split(b"\n")[:-1]):
+        line = raw.removesuffix(b"\r")
+        if b"\r" in line:
+            raise ValueError(f"prefix line {number + 1} has a CR that no LF follows")
+        if not line:
+            raise ValueError(f"prefix line {number + 1} is empty, which would end the header")
+        if not _FIELD.match(line) and (number == 0 or not _CONTINUATION.match(line)):
+            raise ValueError(f"prefix line {number + 1} is not a header field: {line[:40]!r}")
+    return prefix
+
+
+class Content:
+    """Converts and counts the bytes of one message, in any chunking.
+
+    Attributes:
+        size: bytes stored so far, prefix included (the name's ``,S=``).
+        wire_size: what `size` would be with every line end a CRLF (``,W=``, IMAP's RFC822.SIZE): one more for
+            each LF that no CR precedes.
+
+    """
+
+    __slots__ = ("_after_cr", "_held", "_newline", "_prefix", "size", "wire_size")
+
+    def __init__(self, *, prefix: bytes = b"", newline: Newline = "keep") -> None:
+        self._prefix = prefix
+        self._newline = newline
+        self._held = b""  # a CR kept back until the next byte shows whether it belongs to a line end
+        self._after_cr = False  # whether the last byte stored is a CR
+        self.size = 0
+        self.wire_size = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the bytes to store for *chunk*: possibly none yet, possibly a CR kept back before."""
+        if self._prefix:
+            chunk, self._prefix = self._prefix + chunk, b""
+        if not chunk:
+            return chunk
+        if self._newline != "keep":
+            chunk = self._held + chunk
+            self._held = b"\r" if chunk.endswith(b"\r") else b""
+            if self._held:
+                chunk = chunk[:-1]
+            if b"\r" in chunk:
+                chunk = chunk.replace(b"\r\n", b"\n")
+            if self._newline == "crlf":
+                chunk = chunk.replace(b"\n", b"\r\n")
+        self._count(chunk)
+        return chunk
+
+    def end(self) -> bytes:
+        """Return what is still to be stored once no more chunks come."""
+        rest = self.feed(b"")  # the prefix of an empty message
+        held, self._held = self._held, b""
+        self._count(held)
+        return rest + held
+
+    def _count(self, stored: bytes) -> None:
+        if not stored:
+            return
+        self.size += len(stored)
+        bare = stored.count(b"\n")
+        if bare:
+            # Most mail on disk has no CR at all, and the search for one byte is far cheaper than for two.
+            if b"\r" in stored:
+                bare -= stored.count(b"\r\n")
+            if self._after_cr and stored.startswith(b"\n"):
+                bare -= 1
+        self._after_cr = stored.endswith(b"\r")
+        self.wire_size += len(stored) + bare

@@ -1,0 +1,79 @@
+"""What a caller learns of a delivery: how durable it is asked to be, and what became of it."""
+
+import html
+from dataclasses import dataclass, fields
+from enum import Enum
+
+__all__ = ["Delivered", "Durability"]
+
+
+class Durability(Enum):
+    """What a message survives once `append` has returned. The names say what is synced, the texts what is lost."""
+
+    FULL = "full"
+    """File and directory entry: survives a power cut."""
+    FILE = "file"
+    """The file only: a power cut may lose the newest messages, but tears none."""
+    NONE = "none"
+    """Nothing: survives the death of the process. A power cut may lose messages, or leave them empty or torn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One message delivered.
+
+    Attributes:
+        path: where it was published, in ``new/`` or (with flags) ``cur/``. A mail reader may have moved it since.
+        key: its name before any ``:``; this stays when a reader moves it or sets flags.
+        folder: the Maildir++ folder, None for the maildir itself.
+        flags: sorted flag letters.
+        size: bytes stored, prefix included.
+        wire_size: bytes with every line end a CRLF (IMAP's RFC822.SIZE).
+        durability: what was reached. Less than asked for only where the file system cannot sync directories,
+            and then `warnings` says so.
+        queued_s: seconds from being whole to being taken up by group commit.
+        commit_s: seconds from then to being as durable as asked.
+        warnings: what went wrong without endangering the message.
+
+    """
+
+    path: str
+    key: str
+    folder: str | None
+    flags: str
+    size: int
+    wire_size: int
+    durability: Durability
+    queued_s: float
+    commit_s: float
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        warned = f", {len(self.warnings)} warning(s)" if self.warnings else ""
+        flags = f" flags={self.flags}" if self.flags else ""
+        return (
+            f"<Delivered {self.key}{flags} {self.size} bytes, {self.durability.name}, "
+            f"{(self.queued_s + self.commit_s) * 1000:.1f} ms{warned}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a table, for notebooks."""
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{field.name}</th>"
+            f"<td style='text-align:left'>{html.escape(_shown(getattr(self, field.name)))}</td></tr>"
+            for field in fields(self)
+            if getattr(self, field.name) not in (None, "", ())
+        )
+        return f"<table><caption>Delivered</caption>{rows}</table>"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case float():
+            return f"{value * 1000:.2f} ms"
+        case Durability():
+            return value.name
+        case tuple():
+            return "; ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType] the only tuple is warnings
+        case _:
+            return str(value)
