@@ -1,0 +1,127 @@
+"""Worker threads: started when there is work, gone when there is none, nobody's in a forked child."""
+
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Final, ParamSpec, TypeVar
+
+__all__ = ["Crew"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IDLE_S: Final = 5.0  # seconds an idle thread waits for work before it ends; a new one costs about 100 µs
+
+_crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
+
+
+class Crew(Executor):
+    """Up to *size* threads that run jobs in the order given.
+
+    The threads are daemons, since a disk that hangs must not keep a program from ending; `wait_idle` is there to
+    let them finish what they have in hand.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._reset()
+        _crews.add(self)
+
+    def _reset(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._unfinished = 0  # jobs given and not finished
+        self._started = 0
+
+    def run(self, job: Callable[[], object]) -> None:
+        """Have a thread run *job*, which must not raise. Never waits for one; any thread may call this.
+
+        Raises RuntimeError where there is no thread and none can be started.
+        """
+        with self._lock:
+            self._unfinished += 1
+            start = self._unfinished > self._threads and self._threads < self._size
+            self._threads += start
+        self._jobs.put(job)
+        if start:
+            self._start_thread()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a thread call *fn* (the interface of `concurrent.futures`, for asyncio and aiofiles)."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as exc:
+                future.set_exception(exc)
+            else:
+                future.set_result(result)
+
+        self.run(job)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: idle threads end by themselves, and the crew can be used again at any time."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are now."""
+        return self._threads
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Block until no job is waiting or running; return whether that came to pass in time."""
+        deadline = time.monotonic() + timeout_s
+        while self._unfinished:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)  # only ever at the end of the interpreter and in tests
+        return True
+
+    def _start_thread(self) -> None:
+        self._started += 1
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            with self._lock:
+                self._threads -= 1
+                if self._threads:
+                    return  # the others will come to it
+                self._unfinished -= 1
+                self._jobs.get()
+            raise
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=IDLE_S)
+            except queue.Empty:
+                with self._lock:
+                    # A job is counted before it is put, so this cannot overlook one.
+                    if self._unfinished < self._threads:
+                        self._threads -= 1
+                        return
+                continue
+            try:
+                job()
+            finally:
+                del job  # or an idle thread would keep the last message alive
+                with self._lock:
+                    self._unfinished -= 1
+
+
+def _forget_threads() -> None:
+    for crew in list(_crews):
+        crew._reset()  # pyright: ignore[reportPrivateUsage] this module's own
+
+
+os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,173 @@
+"""The directories of one maildir: made, found durable, listed, swept. Everything here blocks."""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Container
+from typing import Final
+
+from maildir_async.disk import Disk
+from maildir_async.errors import NotAMaildirError
+
+__all__ = ["Directories", "sync_directory"]
+
+#: The Maildir page gives no modes; every writer but stdlib keeps strangers out.
+DIRECTORY_MODE: Final = 0o700
+
+#: tmp/ comes last: a maildir that has one is whole.
+SUBDIRECTORIES: Final = ("cur", "new", "tmp")
+
+#: Maildirs that this process has found or made durable: (disk, path) → (device, inode) of the directory delivered to.
+_durable: Final[dict[tuple[Disk, str], tuple[int, int]]] = {}
+_DURABLE_MAX: Final = 16384  # entries of about 300 bytes; a forgotten one costs two syncs at its next use
+
+
+def sync_directory(disk: Disk, path: str) -> None:
+    """Make the entries of a directory durable."""
+    fd = disk.open_directory(path)
+    try:
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
+class Directories:
+    """``tmp/``, ``new/`` and ``cur/`` of the maildir at *path*."""
+
+    __slots__ = ("_create", "disk", "path")
+
+    def __init__(self, path: str, *, disk: Disk, create: bool) -> None:
+        self.path = path
+        self.disk = disk
+        self._create = create
+
+    def subdirectory(self, name: str) -> str:
+        """Return the path of ``tmp``, ``new`` or ``cur``."""
+        return f"{self.path}/{name}"
+
+    def make_missing(self) -> None:
+        """Make what a delivery found missing, if that is allowed; `NotAMaildirError` if not."""
+        _durable.pop((self.disk, self.path), None)
+        if self._create:
+            self.make()
+        elif missing := self.missing():
+            raise NotAMaildirError(
+                f"{self.path} is not a maildir: {missing[0]}/ is missing", errno=errno.ENOENT, stage="create"
+            )
+
+    def make(self) -> None:
+        """Make the maildir, or what is missing of it, durably: everything made is synced before this returns.
+
+        Others may be making it at the same time. `NotAMaildirError` if something on the way is not a directory.
+        """
+        existing, missing = self.path, list[str]()
+        while not self._is_directory(existing):
+            missing.append(existing)
+            existing = os.path.dirname(existing)
+        for path in reversed(missing):
+            self._make_directory(path)
+        for name in SUBDIRECTORIES:
+            self._make_directory(self.subdirectory(name))
+        # Whoever won the race for one of these may not have synced it, so all are synced, innermost first:
+        # no directory is durable before what it is to hold.
+        for path in (self.path, *map(os.path.dirname, missing)):
+            sync_directory(self.disk, path)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            fd = self.disk.open_directory(path)
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            raise self._not_a_maildir(path) from None
+        self.disk.close(fd)
+        return True
+
+    def _make_directory(self, path: str) -> None:
+        try:
+            self.disk.mkdir(path, DIRECTORY_MODE)
+        except FileExistsError:
+            if not self._is_directory(path):
+                raise self._not_a_maildir(path) from None  # a dangling symbolic link
+        except NotADirectoryError:
+            raise self._not_a_maildir(path) from None
+
+    def _not_a_maildir(self, path: str) -> NotAMaildirError:
+        return NotAMaildirError(
+            f"{self.path} is not a maildir: {path} is not a directory", errno=errno.ENOTDIR, stage="create"
+        )
+
+    def missing(self) -> list[str]:
+        """Return which of the three subdirectories are not there."""
+        return [name for name in SUBDIRECTORIES if not self._is_directory(self.subdirectory(name))]
+
+    def above(self, fd: int) -> list[str]:
+        """Return the directories above *fd* (an open ``new/`` or ``cur/``) that must be synced with it.
+
+        To exist is not to be durable: whoever made this maildir may not have synced it. So the first time this
+        process delivers to it, and again when it has been replaced, its root and the root's parent are synced too.
+        """
+        found = self.disk.stat(fd)
+        if _durable.get((self.disk, self.path)) == (found.st_dev, found.st_ino):
+            return []
+        # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
+        return [self.path, f"{self.path}/.."]
+
+    def found_durable(self, fd: int) -> None:
+        """Remember that `above` of *fd* has been synced."""
+        found = self.disk.stat(fd)
+        while len(_durable) >= _DURABLE_MAX:
+            _durable.pop(next(iter(_durable)), None)
+        _durable[self.disk, self.path] = (found.st_dev, found.st_ino)
+
+    def messages(self) -> list[str]:
+        """Return the paths of all messages, in the order Dovecot would number them. None if it is yet to be made."""
+        if self._create and "new" in self.missing():
+            return []
+        paths = [
+            f"{self.subdirectory(name)}/{entry}"
+            for name in ("new", "cur")
+            for entry in self._listdir(name)
+            if not entry.startswith(".")  # every reader skips these
+        ]
+        return sorted(paths, key=lambda path: _arrival(os.path.basename(path)))
+
+    def clean_tmp(self, older_than_s: float, in_use: Container[str]) -> list[str]:
+        """Remove files in ``tmp/`` whose ctime is older than *older_than_s* seconds, and return their paths.
+
+        By ctime, as Dovecot and Courier do: atime is not kept on noatime mounts, and mtime can be set at will.
+        Other sweepers, and deliveries that end meanwhile, are no error.
+        """
+        removed: list[str] = []
+        now = time.time()
+        for entry in self._listdir("tmp"):
+            path = f"{self.subdirectory('tmp')}/{entry}"
+            try:
+                found = self.disk.stat(path)
+                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or path in in_use:
+                    continue
+                self.disk.unlink(path)
+            except FileNotFoundError:
+                continue
+            removed.append(path)
+        return removed
+
+    def _listdir(self, name: str) -> list[str]:
+        try:
+            return self.disk.listdir(self.subdirectory(name))
+        except FileNotFoundError:
+            raise NotAMaildirError(
+                f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
+            ) from None
+        except NotADirectoryError:
+            raise self._not_a_maildir(self.subdirectory(name)) from None
+
+
+def _arrival(name: str) -> tuple[int, int, str]:
+    """Return what Dovecot sorts new mail by: the leading seconds, the number after M in the middle field, the name."""
+    seconds, _, rest = name.partition(".")
+    middle = rest.partition(".")[0]
+    micros = middle.partition("M")[2]
+    digits = micros[: len(micros) - len(micros.lstrip("0123456789"))]
+    return (int(seconds) if seconds.isdecimal() else 0, int(digits) if digits else 0, name)

@@ -1,0 +1,241 @@
+"""One message's file, from its creation in ``tmp/`` until it is published or discarded. Everything here blocks."""
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from maildir_async.content import Content
+from maildir_async.delivered import Durability
+from maildir_async.directories import Directories
+from maildir_async.disk import publish, write_all
+from maildir_async.errors import Stage
+from maildir_async.names import UniqueNames, file_name
+
+__all__ = ["TmpFile", "discard_all", "in_use"]
+
+#: How many names are tried, in tmp/ and for publishing. A second try is a wonder already.
+NAME_TRIES: Final = 16
+
+#: Bytes converted and written at once: what a huge chunk is copied by.
+SLICE: Final = 2**20
+
+_in_use: Final[dict[str, "TmpFile"]] = {}
+
+
+def in_use() -> set[str]:
+    """Return the paths in ``tmp/`` that this process is writing to."""
+    return set(_in_use)
+
+
+def discard_all() -> None:
+    """Discard every message of this process that is not published yet."""
+    for tmpfile in list(_in_use.values()):
+        tmpfile.discard()
+
+
+def _leave_to_parent() -> None:
+    """Let go of what a fork has copied: the deliveries in flight, and their files, are the parent's."""
+    for tmpfile in list(_in_use.values()):
+        tmpfile.disown()
+    _in_use.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+class TmpFile:
+    """A message on its way through ``tmp/``.
+
+    The steps are `create`, `write` (any number of times), `seal`, `sync`, `publish`; an OSError from any of them
+    means that `discard` is all that may follow. `discard` may come at any time, from any thread: it waits for the
+    step in progress, and no step does anything after it.
+    """
+
+    __slots__ = (
+        "_fd",
+        "_lock",
+        "_mode",
+        "_names",
+        "_over",
+        "_synced_to",
+        "content",
+        "directories",
+        "durability",
+        "flags",
+        "mtime_ns",
+        "path",
+        "published",
+        "stage",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        directories: Directories,
+        names: UniqueNames,
+        content: Content,
+        *,
+        mode: int,
+        flags: str,
+        mtime_ns: int | None,
+        durability: Durability,
+    ) -> None:
+        self.directories = directories
+        self._names = names
+        self.content = content
+        self._mode = mode
+        self.flags = flags
+        self.mtime_ns = mtime_ns
+        self.durability = durability
+        self.path = ""  # in tmp/, once it is there
+        self.published = ""  # in new/ or cur/, once it is there
+        self.stage: Stage = "queue"  # the step it is at, or failed in
+        self.warnings: list[str] = []
+        self._fd = -1
+        self._synced_to = 0  # bytes whose writeback has been started
+        self._over = False  # published or discarded
+        self._lock = threading.Lock()  # a step in progress, against discard()
+
+    @property
+    def target(self) -> str:
+        """The directory it will be published in. Only ``cur/`` may hold names with flags."""
+        return self.directories.subdirectory("cur" if self.flags else "new")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file in ``tmp/`` to write to."""
+        return self._fd >= 0
+
+    def create(self) -> int:
+        """Make the file in ``tmp/``, and first whatever is missing of the maildir; return its descriptor."""
+        with self._lock:
+            self._begin("create")
+            made = False
+            for _ in range(NAME_TRIES):
+                path = f"{self.directories.subdirectory('tmp')}/{self._names.next()}"
+                try:
+                    self._fd = self.directories.disk.create(path, self._mode)
+                except FileExistsError:
+                    continue
+                except (FileNotFoundError, NotADirectoryError):
+                    if made:
+                        raise
+                    self.directories.make_missing()
+                    made = True
+                    continue
+                self.path = path
+                _in_use[path] = self
+                if self._mode & 0o077:  # what the umask may have taken away
+                    self.directories.disk.chmod(self._fd, self._mode)
+                return self._fd
+            raise OSError(errno.EEXIST, "no free name in tmp/")
+
+    def write(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
+        """Write all of *chunks*, converted as the content policy says, and have their writeback started."""
+        with self._lock:
+            self._begin("write")
+            for chunk in chunks:
+                if isinstance(chunk, bytes) and len(chunk) <= SLICE:
+                    self._store(self.content.feed(chunk))
+                    continue
+                view = memoryview(chunk)
+                for start in range(0, len(view), SLICE):
+                    self._store(self.content.feed(bytes(view[start : start + SLICE])))
+            self._start_writeback()
+
+    def seal(self) -> None:
+        """Write what the content policy kept back, and set the file's times: its bytes are final now."""
+        with self._lock:
+            self._begin("write")
+            self._store(self.content.end())
+            if self.mtime_ns is not None:
+                # Only mtime: a sweeper that goes by atime must not find an old file in tmp/.
+                self.directories.disk.utime(self._fd, time.time_ns(), self.mtime_ns)
+            if self.durability is not Durability.NONE:
+                self._start_writeback()
+
+    def sync(self) -> None:
+        """Make the bytes durable. Never to be repeated: the kernel has marked the pages of a failed fsync clean,
+        and the next one may report success for data that is lost (PostgreSQL's finding of 2018).
+        """
+        with self._lock:
+            self._begin("sync")
+            self.directories.disk.sync(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor, before publishing: some file systems report a lost write only here (close(2))."""
+        with self._lock:
+            self._begin("close")
+            fd, self._fd = self._fd, -1
+            self.directories.disk.close(fd)
+
+    def publish(self) -> None:
+        """Move the file into its target directory under a fresh name with its sizes and flags; replace nothing."""
+        with self._lock:
+            self._begin("publish")
+            disk = self.directories.disk
+            for _ in range(NAME_TRIES):
+                # A new name, not the one in tmp/: names sort by publication, which is when the mail arrived.
+                name = file_name(self._names.next(), self.content.size, self.content.wire_size, self.flags)
+                target = f"{self.target}/{name}"
+                try:
+                    warning = publish(disk, self.path, target)
+                except FileExistsError:
+                    continue
+                break
+            else:
+                raise OSError(errno.EEXIST, f"no free name in {self.target}")
+            self._over = True
+            self.published = target
+            _in_use.pop(self.path, None)
+            if warning:
+                self.warnings.append(warning)
+
+    def discard(self) -> str | None:
+        """Close and remove the file unless it is published; return what could not be done, if anything."""
+        with self._lock:
+            if self._over:
+                return None
+            self._over = True
+            disk, failure = self.directories.disk, None
+            if self._fd >= 0:
+                fd, self._fd = self._fd, -1
+                with contextlib.suppress(OSError):  # the file is going to be removed
+                    disk.close(fd)
+            if self.path:
+                try:
+                    disk.unlink(self.path)
+                except FileNotFoundError:
+                    pass
+                except OSError as exc:
+                    failure = f"the file in tmp/ could not be removed: {exc.strerror or exc}"
+                _in_use.pop(self.path, None)
+            return failure
+
+    def disown(self) -> None:
+        """Close the descriptor and do nothing else ever again: the file belongs to the process this forked from."""
+        self._lock = threading.Lock()
+        self._over = True
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _begin(self, stage: Stage) -> None:
+        if self._over:
+            raise OSError(errno.ECANCELED, "the delivery was aborted")
+        self.stage = stage
+
+    def _store(self, data: bytes) -> None:
+        if data:
+            write_all(self.directories.disk, self._fd, data)
+
+    def _start_writeback(self) -> None:
+        length = self.content.size - self._synced_to
+        if length and self.durability is not Durability.NONE:
+            self.directories.disk.start_writeback(self._fd, self._synced_to, length)
+            self._synced_to = self.content.size
