@@ -1,0 +1,109 @@
+"""How many deliveries may be pending at once, over all loops and threads of the process."""
+
+import threading
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["Admission", "Place"]
+
+
+class Place:
+    """One delivery's place among the pending ones, from its start until it is settled."""
+
+    __slots__ = ("_admission", "_generation", "_loop", "_on_granted", "cost", "granted")
+
+    def __init__(
+        self, admission: "Admission", cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object]
+    ) -> None:
+        self._admission: Admission | None = admission
+        self._generation = admission.generation
+        self._loop = loop
+        self._on_granted = on_granted
+        self.cost = cost
+        self.granted = False
+
+    def tell(self) -> bool:
+        """Have the loop call back; return False if it is closed and nobody will ever use this place."""
+        try:
+            self._loop.call_soon_threadsafe(self._on_granted)
+        except RuntimeError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the place, or the wait for it, up. May be called from any thread, and more than once."""
+        admission, self._admission = self._admission, None
+        if admission is not None and admission.generation == self._generation:
+            admission.release(self)
+
+    def __del__(self) -> None:
+        # A loop that vanished with a delivery not yet handed over releases it in no other way.
+        self.release()
+
+
+class Admission:
+    """Bounds the deliveries between their start and their end, by number and by bytes held in memory.
+
+    Invariants, whenever the lock is free: `pending` and `pending_bytes` are the sums over granted places; the
+    first in `_waiting` does not fit; a message larger than the bound by itself is admitted when it is alone.
+    """
+
+    def __init__(self, max_pending: int, max_pending_bytes: int) -> None:
+        self._max_pending = max_pending
+        self._max_pending_bytes = max_pending_bytes
+        self.generation = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, in a forked child: the parent's deliveries are not pending here."""
+        self._lock = threading.RLock()  # Place.__del__ may come at any time, in a thread that holds it
+        self.generation += 1
+        self.pending = 0
+        self.pending_bytes = 0
+        self._waiting: deque[Place] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a place."""
+        return len(self._waiting)
+
+    def request(
+        self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object], *, wait: bool
+    ) -> Place | None:
+        """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full."""
+        place = Place(self, cost, loop, on_granted)
+        with self._lock:
+            if not self._waiting and self._fits(cost):
+                self._grant(place)
+            elif not wait:
+                return None
+            else:
+                self._waiting.append(place)
+        return place
+
+    def release(self, place: Place) -> None:
+        """Take *place* back and grant what fits now, first come first served. Called by `Place.release`."""
+        with self._lock:
+            if place.granted:
+                self.pending -= 1
+                self.pending_bytes -= place.cost
+            else:
+                self._waiting.remove(place)
+            granted: list[Place] = []
+            while self._waiting and self._fits(self._waiting[0].cost):
+                granted.append(self._waiting.popleft())
+                self._grant(granted[-1])
+        for next_place in granted:
+            if not next_place.tell():
+                next_place.release()
+
+    def _fits(self, cost: int) -> bool:
+        if self.pending == 0:
+            return True
+        return self.pending < self._max_pending and self.pending_bytes + cost <= self._max_pending_bytes
+
+    def _grant(self, place: Place) -> None:
+        place.granted = True
+        self.pending += 1
+        self.pending_bytes += place.cost
