@@ -1,0 +1,562 @@
+"""The append task: carries one message from its producer through ``tmp/`` into group commit, and tells the outcome.
+
+Everything here runs on the loop's thread and blocks nowhere. The life of a task is `maildir_async.states`. What may
+be under way beside it: its `Feed` (code of the producer), `_drain` (a write to ``tmp/``), `_entry` (the message in
+group commit), `_discarding` (the removal of its file), and `_verdict` says why it is being aborted, if it is.
+"""
+
+import asyncio
+import errno
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+from weakref import finalize
+
+import anyio
+
+from maildir_async.admission import Place
+from maildir_async.buffer import Buffer, frozen
+from maildir_async.commit import GroupCommit
+from maildir_async.content import Content, Newline, check_newline, check_prefix
+from maildir_async.delivered import Delivered, Durability
+from maildir_async.directories import Directories
+from maildir_async.errors import (
+    AppendError,
+    BusyError,
+    MessageTooLargeError,
+    UncertainAppendError,
+    append_error,
+)
+from maildir_async.feed import Feed
+from maildir_async.names import UniqueNames, check_flags
+from maildir_async.producers import BytesLike, as_producer, check_chunk, check_message, source_error
+from maildir_async.rounds import Entry
+from maildir_async.states import Event, State, next_state
+from maildir_async.tmpfile import TmpFile
+from maildir_async.worker import UncancellableFuture, open_handle, run_in_thread
+
+__all__ = ["AppendTask", "Mailbox", "check_durability", "check_size_limit"]
+
+#: Bytes gathered before a stream is written to tmp/; a message no longer than this needs no thread hop of its own.
+#: While one such chunk is written the next is received, so a stream holds two.
+CHUNK_SIZE: Final = 512 * 1024
+
+#: Bytes buffered past which a producer that ignores its pause is given up.
+HARD_LIMIT: Final = 16 * 2**20
+
+#: The Maildir page gives a delivery 24 hours: sweepers take what has been in tmp/ for 36.
+DEADLINE: Final = timedelta(hours=24)
+
+
+class Mailbox(Protocol):
+    """What an append needs of its `maildir_async.Maildir`."""
+
+    directories: Directories
+    names: UniqueNames
+    file_mode: int
+    durability: Durability
+    size_limit: int | None
+
+    @property
+    def commit(self) -> GroupCommit:
+        """Where its deliveries share syncs."""
+        ...
+
+    def begun(self, task: "AppendTask") -> None:
+        """Learn of a task that starts; raise MaildirError if none may."""
+        ...
+
+    def ended(self, task: "AppendTask") -> None:
+        """Learn of a task that is settled."""
+        ...
+
+    def record(self, entry: Entry) -> None:
+        """Learn of an outcome, in a worker thread, in the order of publication."""
+        ...
+
+
+class AppendTask:
+    """Adds one message to a maildir: the consumer of a pull or push producer, or of what the caller writes to it.
+
+    With *message*, it is read through the adapter of `as_producer`. Without, the caller registers a producer or feeds
+    it by hand with `send` or `write`, and ends the message with `unregister_producer`. As an async context manager it
+    starts on entry, commits when the block is left, and aborts when the block raises.
+
+    ``await task`` returns `Delivered` when the message is in ``new/`` (or ``cur/``) and as durable as asked for. When
+    it raises an `AppendError` (other than `UncertainAppendError`), a `NotAMaildirError`, or TypeError for a chunk that
+    is not bytes, the maildir is as if it had never been called. Cancelling whoever awaits it, in any way and any
+    number of times, aborts the delivery unless group commit has begun with it, waits until nothing acts for it any
+    more, and raises the cancellation in any case; `future` says what became of the message.
+
+    A task belongs to the loop it was started on; all methods are to be called on that loop's thread.
+
+    Args: see `maildir_async.Maildir.append`. ValueError and TypeError for a wrong one come from the constructor.
+    """
+
+    def __init__(
+        self,
+        maildir: Mailbox,
+        message: Any = None,
+        *,
+        flags: str = "",
+        received_at: datetime | float | None = None,
+        prefix: bytes = b"",
+        newline: Newline = "keep",
+        durability: Durability | None = None,
+        size_limit: int | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        deadline: timedelta = DEADLINE,
+    ) -> None:
+        if message is not None:
+            check_message(message)
+        check_newline(newline)
+        check_size_limit(size_limit)
+        if deadline <= timedelta():
+            raise ValueError(f"deadline must be positive, not {deadline}")
+        self._maildir = maildir
+        self._message = message
+        self._size_limit = maildir.size_limit if size_limit is None else size_limit
+        self._on_progress = on_progress
+        self._deadline = deadline
+        self._tmpfile = TmpFile(
+            maildir.directories,
+            maildir.names,
+            Content(prefix=check_prefix(prefix), newline=newline),
+            mode=maildir.file_mode,
+            flags=check_flags(flags),
+            mtime_ns=_nanoseconds(received_at),
+            durability=check_durability(maildir.durability if durability is None else durability),
+        )
+        self._state = State.IDLE
+        self._verdict: BaseException | None = None
+        self._buffer = Buffer()
+        self._received = 0
+        self._drain: asyncio.Task[None] | None = None
+        self._discarding: asyncio.Future[str | None] | None = None
+        self._entry: Entry | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unminded: finalize[..., Any] | None = None
+        self._handle: Any = None  # from aiofiles, once the message is more than one chunk
+        self._waiters: list[asyncio.Future[None]] = []  # send() that waits for room, and all that await the outcome
+        # Made by start():
+        self._loop: asyncio.AbstractEventLoop
+        self._feed: Feed
+        self._future: _DeliveryFuture | None = None
+        self._over: UncancellableFuture[None]
+        self._place: Place | None = None
+
+    @property
+    def state(self) -> State:
+        """Where it stands. `State.ABORTED` only once ``tmp/`` is empty."""
+        return self._state
+
+    @property
+    def future(self) -> "asyncio.Future[Delivered]":
+        """The outcome, made by `start`: a `Delivered`, an exception, or cancelled if the delivery was.
+
+        It is set truthfully even where whoever awaited the task was cancelled. To cancel it is to cancel the task.
+        """
+        if self._future is None:
+            raise RuntimeError("the append has not been started")
+        return self._future
+
+    @property
+    def tmp_path(self) -> str | None:
+        """Its file in ``tmp/``, once there has been one: a short message gets one only in group commit."""
+        return self._tmpfile.path or None
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to its file so far, prefix included."""
+        return self._tmpfile.content.size
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its loop has been closed: it will not be settled, whatever becomes of its message."""
+        return self._loop.is_closed()
+
+    def __repr__(self) -> str:
+        return f"<AppendTask {self._state.name} {self._received} bytes to {self._maildir.directories.path}>"
+
+    def start(self) -> "asyncio.Future[Delivered]":
+        """Begin on the running loop, and return `future`. RuntimeError if it was started before: it adds one message.
+
+        What goes wrong from here on is told through the future.
+        """
+        loop = asyncio.get_running_loop()
+        state, self._loop = next_state(self._state, Event.START), loop
+        self._maildir.begun(self)
+        self._state = state
+        self._future = _DeliveryFuture(self, loop)
+        self._over = UncancellableFuture(loop=loop)
+        self._feed = Feed(
+            loop,
+            has_room=self._has_room,
+            received=lambda: self._received,
+            failed=lambda exc: self._abort(exc if isinstance(exc, asyncio.CancelledError) else source_error(exc)),
+            quiet=self._end_if_quiet,
+        )
+        # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
+        self._timer = loop.call_later(self._deadline.total_seconds(), self._expired)
+        cost = len(self._message) if isinstance(self._message, (bytes, bytearray)) else 2 * CHUNK_SIZE
+        self._place = self._maildir.commit.request_place(cost, self._admitted)
+        if self._place is None:
+            self._abort(BusyError("too many deliveries are pending", errno=errno.EAGAIN, stage="queue"))
+        elif self._place.granted:
+            self._admitted()
+        return self._future
+
+    def __await__(self) -> Generator[Any, None, Delivered]:
+        return self._outcome().__await__()
+
+    async def __aenter__(self) -> Self:
+        if self._state is State.IDLE:
+            self.start()
+        if isinstance(self._verdict, BusyError):
+            await self
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if exc is None:
+            if self._state is State.RECEIVING and self._verdict is None and self._feed.producer is None:
+                self.unregister_producer()
+            await self
+        else:
+            self.cancel()
+            await self._until_over()
+
+    def cancel(self) -> bool:
+        """Abort the delivery, if that can still be done; return whether it is. What it has written is removed."""
+        return self._abort(asyncio.CancelledError())
+
+    def fail(self, exc: BaseException) -> bool:
+        """Abort the delivery with *exc* (Twisted's ``fail``), if that can still be done; return whether it is."""
+        return self._abort(exc)
+
+    async def send(self, data: BytesLike) -> None:
+        """Take a chunk, and wait while the disk is behind.
+
+        Raises what the delivery has failed with; RuntimeError if the message has ended.
+        """
+        self._check_receiving()
+        self.write(data)
+        while not self._has_room():
+            await self._change()
+        self._check_receiving()
+
+    def write(self, data: BytesLike) -> None:
+        """Take a chunk. Never waits; pauses a push producer if the disk is behind.
+
+        Ignored after the end or an abort. A chunk that is not bytes-like fails the delivery and raises TypeError.
+        """
+        try:
+            check_chunk(data)
+        except TypeError as exc:
+            self._abort(exc)
+            raise
+        self._start_if_idle()
+        if self._state is not State.RECEIVING or self._verdict is not None:
+            return
+        chunk = frozen(data)
+        if self._is_too_large(self._received + len(chunk)):
+            return
+        if self._buffer.size >= HARD_LIMIT:
+            text = f"{self._buffer.size} bytes are waiting for the disk, and more come without a pause"
+            self._abort(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
+            return
+        self._state = next_state(self._state, Event.DATA)
+        self._received += len(chunk)
+        self._buffer.add(chunk)
+        self._drain_if_due()
+        self._feed.brake()
+
+    def register_producer(self, producer: Any, streaming: bool) -> None:
+        """Take the message from *producer*: one that pushes, if *streaming*; or else one that is asked for its first
+        chunk here and now, and for each further one when there is room.
+
+        RuntimeError if one is registered, or the message has ended. If the delivery has failed, *producer* is stopped.
+        """
+        self._start_if_idle()
+        if self._verdict is not None:
+            self._feed.stop_other(producer)
+        elif self._state is State.RECEIVING:
+            self._feed.register(producer, streaming)
+        else:
+            raise RuntimeError(f"an append that is {self._state.value} takes no producer")
+
+    def unregister_producer(self) -> None:
+        """End the message. Ignored after an abort; RuntimeError if it has ended before."""
+        self._start_if_idle()
+        self._feed.unregister()
+        if self._verdict is None:
+            self._state = next_state(self._state, Event.END)
+            self._commit_if_drained()
+
+    def expect_size(self, size: int) -> None:
+        """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
+        self._is_too_large(size)
+
+    # Receiving.
+
+    def _start_if_idle(self) -> None:
+        if self._state is State.IDLE:
+            self.start()
+
+    def _admitted(self) -> None:
+        """There is a place among the pending deliveries: reading may begin, and writing."""
+        if self._verdict is not None:
+            return
+        message, self._message = self._message, None
+        if message is not None:
+            self._feed.register(as_producer(message, self), streaming=False)
+            return
+        self._drain_if_due()
+        self._made_room()
+        self._commit_if_drained()
+
+    def _has_room(self) -> bool:
+        """Whether more may come. After an abort it may, so that nobody waits any longer."""
+        if self._verdict is not None:
+            return True
+        return self._place is not None and self._place.granted and self._buffer.size < CHUNK_SIZE
+
+    def _made_room(self) -> None:
+        self._changed()
+        self._feed.prompt()
+
+    def _changed(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _change(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _is_too_large(self, size: int) -> bool:
+        if self._size_limit is None or size <= self._size_limit:
+            return False
+        text = f"the message has more than {self._size_limit} bytes"
+        self._abort(MessageTooLargeError(text, errno=errno.EFBIG, stage="receive"))
+        return True
+
+    def _check_receiving(self) -> None:
+        self._start_if_idle()
+        if isinstance(self._verdict, asyncio.CancelledError):
+            raise AppendError("the append was cancelled", errno=errno.ECANCELED, stage="receive")
+        if self._verdict is not None:
+            raise self._verdict
+        if self._state is not State.RECEIVING:
+            raise RuntimeError(f"an append that is {self._state.value} takes no more bytes")
+
+    def _expired(self) -> None:
+        text = f"the message was not whole after {self._deadline}"
+        self._abort(AppendError(text, errno=errno.ETIMEDOUT, stage="receive"))
+
+    # Writing to tmp/, and committing.
+
+    def _drain_if_due(self) -> None:
+        if self._buffer.size >= CHUNK_SIZE and self._drain is None and self._place is not None and self._place.granted:
+            self._drain = drain = self._loop.create_task(self._write_out(self._buffer.take()))
+            drain.add_done_callback(self._drained)
+
+    async def _write_out(self, chunks: list[BytesLike]) -> None:
+        """Write chunk after chunk while there is a whole one; the rest goes along with group commit."""
+        commit = self._maildir.commit
+        try:
+            if self._unminded is None:
+                # From now on there may be a file, which outlives neither this task nor its loop.
+                self._unminded = finalize(self, commit.stream_crew.run, self._tmpfile.discard)
+                self._unminded.atexit = False  # GroupCommit sees to that
+                commit.stream_opened(self._tmpfile, self._loop)
+                self._handle = await open_handle(self._tmpfile, commit.stream_crew)
+            while chunks and self._verdict is None:
+                await self._handle.writelines(chunks)
+                self._tell_progress()
+                chunks = self._buffer.take() if self._buffer.size >= CHUNK_SIZE else []
+                self._made_room()
+        except asyncio.CancelledError as exc:  # the loop's, which cancels all tasks before it ends
+            self._abort(exc)
+        except Exception as exc:
+            self._abort(append_error(exc, path=self._maildir.directories.path, stage=self._tmpfile.stage))
+
+    def _drained(self, drain: asyncio.Task[None]) -> None:
+        self._drain = None
+        self._drain_if_due()
+        self._commit_if_drained()
+        self._end_if_quiet()
+
+    def _commit_if_drained(self) -> None:
+        if self._state is not State.COMMITTING or self._verdict is not None or self._entry is not None:
+            return
+        if self._drain is None and self._place is not None and self._place.granted:
+            self._entry = Entry(
+                self._tmpfile,
+                self._buffer.take(),
+                loop=self._loop,
+                place=self._place,
+                settle=self._settled,
+                record=self._maildir.record,
+            )
+            self._maildir.commit.submit(self._entry)
+
+    def _settled(self, entry: Entry) -> None:
+        """Group commit has done with it."""
+        match entry.error:
+            case None:
+                self._tell_progress()
+                self._end(Event.COMMIT, entry.delivered)
+            case UncertainAppendError():
+                self._end(Event.SYNC_FAIL, entry.error)
+            case error:
+                self._end(Event.FAIL, error)
+
+    def _tell_progress(self) -> None:
+        if self._on_progress is None:
+            return
+        try:
+            self._on_progress(self._tmpfile.content.size)
+        except Exception as exc:
+            # A display must cost nobody his mail.
+            self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
+
+    # Ending.
+
+    def _abort(self, verdict: BaseException) -> bool:
+        """Have the delivery end with *verdict*, unless that is decided already or group commit has begun with it."""
+        if self._verdict is not None or self._state in (State.DELIVERED, State.UNCERTAIN):
+            return False
+        if self._entry is not None and not self._maildir.commit.withdraw(self._entry):
+            return False
+        self._verdict = verdict
+        self._message = None
+        self._buffer.take()
+        if self._state is State.IDLE:
+            self._state = next_state(self._state, Event.CANCEL)
+            return True
+        # The loop may be closed (a coroutine is being thrown away): what does not need it comes first.
+        if self._place is not None:
+            self._place.release()
+        with suppress(RuntimeError):
+            if self._unminded is not None:
+                self._discarding = run_in_thread(self._loop, self._maildir.commit.stream_crew, self._tmpfile.discard)
+                self._discarding.add_done_callback(lambda _: self._end_if_quiet())
+            self._feed.stop()
+            self._changed()
+            self._end_if_quiet()
+        return True
+
+    def _end_if_quiet(self) -> None:
+        """End an aborted delivery once nothing acts for it any more."""
+        if self._verdict is None or self._future is None or self._future.done():
+            return
+        if self._feed.busy or self._drain is not None:
+            return
+        if self._discarding is not None:
+            if not self._discarding.done():
+                return
+            if note := self._discarding.result():
+                self._verdict.add_note(note)
+        if not isinstance(self._verdict, asyncio.CancelledError):
+            event = Event.FAIL
+        else:
+            event = Event.CANCEL if self._state is State.RECEIVING else Event.WITHDRAW
+        self._end(event, self._verdict)
+
+    def _end(self, event: Event, outcome: Delivered | BaseException | None) -> None:
+        self._state = next_state(self._state, event)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._unminded is not None:
+            self._unminded.detach()
+            self._maildir.commit.stream_over(self._tmpfile)
+        if self._future is not None:
+            self._future.settle(outcome)
+        self._over.set_result(None)
+        self._changed()
+        self._maildir.ended(self)
+
+    async def _outcome(self) -> Delivered:
+        self._start_if_idle()
+        future = self._future
+        if future is None:  # aborted before it was started
+            raise self._verdict or RuntimeError("the append has not been started")
+        interrupted: asyncio.CancelledError | None = None
+        try:
+            while not future.done():
+                await self._change()
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+        except GeneratorExit:  # thrown away, with its loop
+            self.cancel()
+            raise
+        if interrupted is None:
+            return future.result()
+        # Not in the except clause: a second cancellation must not have the first as its context, by which anyio
+        # would take it for its own.
+        self.cancel()
+        await self._until_over()
+        if not future.cancelled():
+            future.exception()  # seen: it is not to be reported as never retrieved
+        raise interrupted
+
+    async def _until_over(self) -> None:
+        """Wait until nothing acts for the delivery any more, through cancellation of every kind.
+
+        The shield keeps an anyio scope from cancelling anew in every turn of the loop; the future does not let a
+        native `asyncio.Task.cancel` through before it is done.
+        """
+        if self._state is not State.ABORTED and not self._over.done():
+            with anyio.CancelScope(shield=True):
+                await self._over
+
+
+class _DeliveryFuture(asyncio.Future[Delivered]):
+    """The outcome of a task. Cancelling it cancels the task, which sets it when that is done, or too late."""
+
+    def __init__(self, task: AppendTask, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._task: AppendTask | None = task
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self._task is not None:
+            self._task.cancel()
+        return False
+
+    def settle(self, outcome: Delivered | BaseException | None) -> None:
+        self._task = None
+        match outcome:
+            case asyncio.CancelledError():
+                super().cancel()
+            case BaseException():
+                self.set_exception(outcome)
+            case _:
+                assert outcome is not None
+                self.set_result(outcome)
+
+
+def check_size_limit(size_limit: int | None) -> None:
+    """Raise ValueError for a negative limit."""
+    if size_limit is not None and size_limit < 0:
+        raise ValueError(f"size_limit must not be negative: {size_limit}")
+
+
+def check_durability(durability: Durability) -> Durability:
+    """Raise TypeError for anything but a `Durability`: a misspelt one must not mean a weak one."""
+    if not isinstance(durability, Durability):
+        raise TypeError(f"durability must be a Durability, not {durability!r}")
+    return durability
+
+
+def _nanoseconds(received_at: datetime | float | None) -> int | None:
+    """Return a time in nanoseconds since the epoch. A datetime without a zone is local time, as always in Python."""
+    if received_at is None:
+        return None
+    seconds = received_at.timestamp() if isinstance(received_at, datetime) else received_at
+    return round(seconds * 1_000_000_000)

@@ -1,0 +1,73 @@
+"""A live list of a maildir's messages, for those who want one: Twisted's ``mbox.list``."""
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, overload
+
+from maildir_async.delivered import Delivered
+from maildir_async.names import key_of
+
+__all__ = ["Existing", "Index"]
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A message that was there when the index was made.
+
+    Attributes:
+        path: where it was then, in ``new/`` or ``cur/``.
+        key: its name before any ``:``.
+        flags: its flag letters.
+
+    """
+
+    path: str
+    key: str
+    flags: str
+
+
+class Index(Sequence[Delivered | Existing]):
+    """The messages that existed, in the order of their names, then each one delivered since, in publish order.
+
+    It grows by itself, before the future of the append resolves, as long as it is referenced; it never shrinks, and
+    does not see what others deliver, move or remove. Any thread may read it.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Delivered | Existing] = []
+
+    def load(self, paths: Iterable[str]) -> None:
+        """Put what existed first, less what was delivered while it was being listed."""
+        with _lock:
+            arrived = {message.key for message in self._messages}
+            existing = [message for message in map(_existing, paths) if message.key not in arrived]
+            self._messages[:0] = existing
+
+    def append(self, delivered: Delivered) -> None:
+        """Add a message just delivered."""
+        with _lock:
+            self._messages.append(delivered)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, position: int) -> Delivered | Existing: ...
+    @overload
+    def __getitem__(self, position: slice) -> "list[Delivered | Existing]": ...
+    def __getitem__(self, position: int | slice) -> "Delivered | Existing | list[Delivered | Existing]":
+        return self._messages[position]
+
+    def __repr__(self) -> str:
+        return f"<Index of {len(self)} messages>"
+
+
+def _existing(path: str) -> Existing:
+    name = os.path.basename(path)
+    info = name.partition(":")[2]
+    return Existing(path, key_of(name), info[2:] if info.startswith("2,") else "")
+
+
+_lock: Final = threading.Lock()
