@@ -1,0 +1,57 @@
+"""The bench every test runs on: four kinds of event loop, and no blocking call on any of them."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBusterFunction
+
+import maildir_async
+from maildir_async.disk import PosixDisk
+from maildir_async.tmpfile import in_use
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # 3.12+
+    return loop
+
+
+LOOPS: dict[str, dict[str, Any]] = {"asyncio": {}, "debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
+if sys.version_info >= (3, 12):
+    LOOPS["eager"] = {"loop_factory": _eager_loop}
+
+
+@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return ("asyncio", request.param)
+
+
+OS_CALLS = ["open", "read", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "listdir", "scandir"]
+OS_CALLS += ["stat", "fstat", "utime", "fchmod", "posix_fadvise"]
+DISK_CALLS = [name for name in vars(PosixDisk) if not name.startswith("_")]  # renameat2 goes past the os module
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call_on_the_loop() -> Iterator[None]:
+    """Any such call by the package, on a thread whose loop is running, raises there and fails the test."""
+    detectors = [
+        BlockBusterFunction(module, name, scanned_modules=maildir_async)
+        for module, names in ((os, OS_CALLS), (PosixDisk, DISK_CALLS))
+        for name in names
+    ]
+    for detector in detectors:
+        detector.activate()
+    yield
+    for detector in detectors:
+        detector.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def no_tmp_file_forgotten() -> Iterator[None]:
+    """When a test is over, this process has no file left in any tmp/."""
+    yield
+    assert in_use() == set()
