@@ -72,12 +72,13 @@ class Admission:
         self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object], *, wait: bool
     ) -> Place | None:
         """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full."""
-        place = Place(self, cost, loop, on_granted)
         with self._lock:
-            if not self._waiting and self._fits(cost):
-                self._grant(place)
-            elif not wait:
+            fits = not self._waiting and self._fits(cost)
+            if not fits and not wait:
                 return None
+            place = Place(self, cost, loop, on_granted)
+            if fits:
+                self._grant(place)
             else:
                 self._waiting.append(place)
         return place

@@ -370,6 +370,8 @@ class AppendTask:
         """Write chunk after chunk while there is a whole one; the rest goes along with group commit."""
         commit = self._maildir.commit
         try:
+            if self._verdict is not None:  # aborted before this task got its first turn
+                return
             if self._unminded is None:
                 # From now on there may be a file, which outlives neither this task nor its loop.
                 self._unminded = finalize(self, commit.stream_crew.run, self._tmpfile.discard)

@@ -10,7 +10,7 @@ from typing import Final
 from maildir_async.disk import Disk
 from maildir_async.errors import NotAMaildirError
 
-__all__ = ["Directories", "sync_directory"]
+__all__ = ["Directories", "identity_of", "sync_directory"]
 
 #: The Maildir page gives no modes; every writer but stdlib keeps strangers out.
 DIRECTORY_MODE: Final = 0o700
@@ -18,9 +18,15 @@ DIRECTORY_MODE: Final = 0o700
 #: tmp/ comes last: a maildir that has one is whole.
 SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 
-#: Maildirs that this process has found or made durable: (disk, path) → (device, inode) of the directory delivered to.
+#: Maildirs that this process has found or made durable: (disk, path) → identity of a directory in it.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int]]] = {}
 _DURABLE_MAX: Final = 16384  # entries of about 300 bytes; a forgotten one costs two syncs at its next use
+
+
+def identity_of(disk: Disk, fd: int) -> tuple[int, int]:
+    """Return device and inode number of an open directory."""
+    found = disk.stat(fd)
+    return found.st_dev, found.st_ino
 
 
 def sync_directory(disk: Disk, path: str) -> None:
@@ -102,24 +108,22 @@ class Directories:
         """Return which of the three subdirectories are not there."""
         return [name for name in SUBDIRECTORIES if not self._is_directory(self.subdirectory(name))]
 
-    def above(self, fd: int) -> list[str]:
-        """Return the directories above *fd* (an open ``new/`` or ``cur/``) that must be synced with it.
+    def above(self, identity: tuple[int, int]) -> list[str]:
+        """Return the directories above ``new/`` or ``cur/`` (whose identity is given) that must be synced with it.
 
         To exist is not to be durable: whoever made this maildir may not have synced it. So the first time this
         process delivers to it, and again when it has been replaced, its root and the root's parent are synced too.
         """
-        found = self.disk.stat(fd)
-        if _durable.get((self.disk, self.path)) == (found.st_dev, found.st_ino):
+        if _durable.get((self.disk, self.path)) == identity:
             return []
         # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
         return [self.path, f"{self.path}/.."]
 
-    def found_durable(self, fd: int) -> None:
-        """Remember that `above` of *fd* has been synced."""
-        found = self.disk.stat(fd)
+    def found_durable(self, identity: tuple[int, int]) -> None:
+        """Remember that `above` has been synced."""
         while len(_durable) >= _DURABLE_MAX:
             _durable.pop(next(iter(_durable)), None)
-        _durable[self.disk, self.path] = (found.st_dev, found.st_ino)
+        _durable[self.disk, self.path] = identity
 
     def messages(self) -> list[str]:
         """Return the paths of all messages, in the order Dovecot would number them. None if it is yet to be made."""

@@ -22,7 +22,7 @@ from typing import Final
 
 from maildir_async.admission import Place
 from maildir_async.delivered import Delivered, Durability
-from maildir_async.directories import sync_directory
+from maildir_async.directories import identity_of, sync_directory
 from maildir_async.disk import UNSUPPORTED
 from maildir_async.errors import MaildirError, Stage, UncertainAppendError, append_error
 from maildir_async.names import key_of
@@ -107,6 +107,7 @@ class Entry:
         """Have it in its target directory, which is opened before so that what is synced is what was changed."""
         for last_try in (False, True):
             try:
+                self.tmpfile.stage = "publish"
                 if self.tmpfile.durability is Durability.FULL:
                     target.open()
                 self.tmpfile.publish()
@@ -163,22 +164,28 @@ class Entry:
 class Target:
     """A directory that gets messages, to be synced once for all of them."""
 
-    __slots__ = ("_above", "_directories", "_fd", "_lock", "_path", "entries")
+    __slots__ = ("_directories", "_fd", "_identity", "_lock", "_path", "entries")
 
     def __init__(self, entry: Entry) -> None:
         self._directories = entry.tmpfile.directories
         self._path = entry.tmpfile.target
         self._fd = -1
         self._lock = threading.Lock()
-        self._above: list[str] = []
+        self._identity = (0, 0)
         self.entries: list[Entry] = []
 
     def open(self) -> None:
         """Open it, if it is not yet."""
         with self._lock:
             if self._fd < 0:
-                self._fd = self._directories.disk.open_directory(self._path)
-                self._above = self._directories.above(self._fd)
+                disk = self._directories.disk
+                fd = disk.open_directory(self._path)
+                try:
+                    self._identity = identity_of(disk, fd)
+                except OSError:
+                    disk.close(fd)
+                    raise
+                self._fd = fd
 
     def sync(self) -> None:
         """Sync and close it, and tell its entries. Never raises."""
@@ -188,14 +195,15 @@ class Target:
         failure: OSError | None = None
         try:
             disk.sync(self._fd)
-            for path in self._above:
+            above = self._directories.above(self._identity)
+            for path in above:
                 try:
                     sync_directory(disk, path)
                 except PermissionError as exc:
                     # Its parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
                     warnings.append(f"{path} could not be opened to be synced: {exc.strerror}")
-            if self._above:
-                self._directories.found_durable(self._fd)
+            if above:
+                self._directories.found_durable(self._identity)
         except OSError as exc:
             failure = exc
         except BaseException as exc:

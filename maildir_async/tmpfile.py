@@ -110,8 +110,8 @@ class TmpFile:
         """Whether there is a file in ``tmp/`` to write to."""
         return self._fd >= 0
 
-    def create(self) -> int:
-        """Make the file in ``tmp/``, and first whatever is missing of the maildir; return its descriptor."""
+    def create(self) -> None:
+        """Make the file in ``tmp/``, and first whatever is missing of the maildir."""
         with self._lock:
             self._begin("create")
             made = False
@@ -131,7 +131,7 @@ class TmpFile:
                 _in_use[path] = self
                 if self._mode & 0o077:  # what the umask may have taken away
                     self.directories.disk.chmod(self._fd, self._mode)
-                return self._fd
+                return
             raise OSError(errno.EEXIST, "no free name in tmp/")
 
     def write(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from aiofiles.threadpool.binary import AsyncFileIO
 
@@ -54,12 +54,15 @@ def run_in_thread(
     return outcome
 
 
-class _Raw(io.FileIO):
+class _Raw(io.RawIOBase):
     """The file below the handle: its writes go through the `Disk`, and are complete."""
 
-    def __init__(self, tmpfile: TmpFile, fd: int) -> None:
-        super().__init__(fd, "wb", closefd=False)
+    def __init__(self, tmpfile: TmpFile) -> None:
+        super().__init__()
         self._tmpfile = tmpfile
+
+    def writable(self) -> bool:
+        return True
 
     def writelines(self, lines: Iterable[Any], /) -> None:
         self._tmpfile.write(list(lines))
@@ -73,7 +76,5 @@ async def open_handle(tmpfile: TmpFile, crew: Crew) -> AsyncFileIO:
     """
     loop = asyncio.get_running_loop()
 
-    def create() -> _Raw:
-        return _Raw(tmpfile, tmpfile.create())
-
-    return AsyncFileIO(await run_in_thread(loop, crew, create), loop, crew)
+    await run_in_thread(loop, crew, tmpfile.create)
+    return AsyncFileIO(cast("BinaryIO", _Raw(tmpfile)), loop, crew)

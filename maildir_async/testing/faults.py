@@ -26,7 +26,7 @@ class Fault:
     """What is to happen to one call.
 
     Args:
-        operation: the name of a `Disk` method.
+        operation: the name of a `Disk` method; "" for any of them.
         error: the errno it fails with; None to let it through (after *gate*).
         nth: which of the calls that match fails, the first being 1; 0 for all of them.
         path: only calls whose path contains this.
@@ -47,7 +47,7 @@ class Fault:
 
     def matches(self, call: Call) -> bool:
         """Count *call*, and return whether this is the one."""
-        if call.operation != self.operation or self.path not in call.path:
+        if self.operation not in ("", call.operation) or self.path not in call.path:
             return False
         self.seen += 1
         return self.nth in (0, self.seen)

@@ -1,0 +1,309 @@
+"""Cancellation, of every kind, at every step of a delivery: the table of promises holds each time."""
+
+import asyncio
+import io
+import itertools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from look import Look, chunks_of, descriptors
+
+from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
+from maildir_async.states import State
+from maildir_async.testing import Fault, FaultDisk
+
+SHORT = b"Subject: short\n\nbody\n"
+LONG = bytes(range(256)) * 2048 * 2 + b"tail"  # two chunks and more: written while it is received
+
+
+async def _fed_by_hand(task: AppendTask) -> None:
+    async with task:
+        for start in range(0, len(LONG), 300_000):
+            await task.send(LONG[start : start + 300_000])
+
+
+async def _awaited(task: AppendTask) -> None:
+    await task
+
+
+MESSAGES: dict[str, tuple[bytes, Callable[[], Any], Callable[[AppendTask], Awaitable[None]]]] = {
+    "bytes": (SHORT, lambda: SHORT, _awaited),
+    "long bytes": (LONG, lambda: LONG, _awaited),
+    "async iterable": (LONG, lambda: chunks_of(LONG, 100_000)(), _awaited),
+    "file": (LONG, lambda: io.BytesIO(LONG), _awaited),
+    "by hand": (LONG, lambda: None, _fed_by_hand),
+}
+
+
+class Moment:
+    """The moment at which a worker thread stands before its disk call, until the loop has done what it wants."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._come = asyncio.Event()
+        self._go_on = threading.Event()
+
+    def gate(self) -> None:
+        self._loop.call_soon_threadsafe(self._come.set)
+        assert self._go_on.wait(30)
+
+    async def use(self, action: Callable[[], object], times: int = 1) -> None:
+        await self._come.wait()
+        for _ in range(times):
+            action()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        self._go_on.set()
+
+
+async def _native(delivery: Awaitable[Any], moment: Moment, times: int = 1) -> None:
+    waiting = asyncio.ensure_future(delivery)
+    await moment.use(waiting.cancel, times)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def _native_again_and_again(delivery: Awaitable[Any], moment: Moment) -> None:
+    await _native(delivery, moment, times=7)
+
+
+async def _timeout(delivery: Awaitable[Any], moment: Moment) -> None:
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as timeout:
+            expiry = asyncio.ensure_future(moment.use(lambda: timeout.reschedule(loop.time())))
+            await delivery
+    await expiry
+
+
+async def _anyio_scope(delivery: Awaitable[Any], moment: Moment) -> None:
+    with anyio.CancelScope() as scope:
+        expiry = asyncio.ensure_future(moment.use(scope.cancel))
+        await delivery
+    assert scope.cancelled_caught
+    await expiry
+
+
+async def _anyio_scope_then_native(delivery: Awaitable[Any], moment: Moment) -> None:
+    async def scoped() -> None:
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await delivery
+
+    scopes: list[anyio.CancelScope] = []
+    waiting = asyncio.ensure_future(scoped())
+    actions = iter((lambda: scopes[0].cancel(), waiting.cancel))
+    await moment.use(lambda: next(actions)(), times=2)
+    with pytest.raises(asyncio.CancelledError):  # the native one is not swallowed by the scope
+        await waiting
+
+
+async def _task_group_failure(delivery: Awaitable[Any], moment: Moment) -> None:
+    async def sibling() -> None:
+        failing = asyncio.get_running_loop().create_future()
+        released = asyncio.ensure_future(moment.use(lambda: failing.set_exception(ZeroDivisionError)))
+        try:
+            await failing
+        finally:
+            await released
+
+    async def deliver() -> None:
+        await delivery
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sibling())
+            group.create_task(deliver())
+    assert caught.group_contains(ZeroDivisionError)
+
+
+Kind = Callable[[Awaitable[Any], Moment], Awaitable[None]]
+KINDS: list[Kind] = [
+    _native,
+    _native_again_and_again,
+    _timeout,
+    _anyio_scope,
+    _anyio_scope_then_native,
+    _task_group_failure,
+]
+
+
+def _check(look: Look, task: AppendTask, message: bytes, disk: FaultDisk) -> None:
+    """The outcome is told truthfully, and nothing acts any more or is left."""
+    calls = len(disk.calls)
+    assert task.future.done()
+    look.assert_tmp_empty()
+    if task.future.cancelled():
+        assert task.state is State.ABORTED
+        assert look.messages() == []
+    else:
+        assert task.state is State.DELIVERED
+        assert look.messages() == [message]
+        assert Path(task.future.result().path).read_bytes() == message
+    assert task._maildir.commit.wait_idle(10)
+    assert len(disk.calls) == calls, "a thread went on after the call had ended"
+    assert not descriptors(look.path.parent)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
+@pytest.mark.parametrize("message", MESSAGES)
+def test_cancelled_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -> None:
+    """Cancelled before any of its system calls, a delivery is as if never begun, or whole; and it is over."""
+    asyncio.run(_cancel_at_every_disk_call(tmp_path, kind, message))
+
+
+@pytest.mark.parametrize("kind", [_native, _anyio_scope], ids=["native", "anyio scope"])
+async def test_cancelled_at_every_disk_call_on_any_loop(tmp_path: Path, kind: Kind) -> None:
+    """The same holds in debug mode, with eager tasks, and on uvloop."""
+    await _cancel_at_every_disk_call(tmp_path, kind, "async iterable")
+
+
+async def _cancel_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -> None:
+    content, make, run = MESSAGES[message]
+    dry = FaultDisk()
+    await run(AppendTask(Maildir(tmp_path / "dry", disk=dry), make()))
+    steps = len(dry.calls)
+    assert steps > 10
+    cancelled = 0
+    for step in range(1, steps + 1):
+        moment = Moment()
+        disk = FaultDisk(Fault("", nth=step, gate=moment.gate))
+        maildir = Maildir(tmp_path / str(step), disk=disk, commit=GroupCommit())
+        task = AppendTask(maildir, make())
+        await kind(run(task), moment)
+        _check(Look(maildir.path), task, content, disk)
+        cancelled += task.future.cancelled()
+    if message == "bytes":
+        assert cancelled == 0, "group commit had begun with it: too late"
+    else:
+        assert 0 < cancelled < steps
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+async def test_cancelled_in_every_turn_of_the_loop(tmp_path: Path, message: str) -> None:
+    """Cancelled in the first turn of its loop, the second, … until it is through: the promises hold each time."""
+    content, make, run = MESSAGES[message]
+    outcomes = set()
+    for turns in itertools.count():
+        disk = FaultDisk()
+        maildir = Maildir(tmp_path / str(turns), disk=disk, commit=GroupCommit())
+        task = AppendTask(maildir, make())
+        waiting = asyncio.ensure_future(run(task))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not waiting.cancel():
+            break
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        if task.state is State.IDLE:  # cancelled before its first step
+            assert disk.calls == []
+            continue
+        _check(Look(maildir.path), task, content, disk)
+        outcomes.add(task.state)
+        if turns > 400 and task.state is State.DELIVERED:
+            break  # turns are short beside a disk; the other test stops at every call of it
+    if message != "bytes":  # which is in group commit's hands one turn after it was given
+        assert State.ABORTED in outcomes
+
+
+async def test_queued_delivery_is_withdrawn_at_once(tmp_path: Path) -> None:
+    """A cancelled delivery that group commit has not begun with ends while the one before it still hangs."""
+    began, release = threading.Event(), threading.Event()
+
+    def gate() -> None:
+        began.set()
+        release.wait(30)
+
+    disk = FaultDisk(Fault("create", gate=gate))
+    maildir = Maildir(tmp_path / "m", disk=disk, commit=GroupCommit())
+    await maildir.create()
+    first = asyncio.ensure_future(maildir.append(b"first"))
+    while not began.is_set():
+        await asyncio.sleep(0.001)
+    task = AppendTask(maildir, b"second")
+    task.start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert task.state is State.COMMITTING
+    assert task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not first.done()
+    release.set()
+    await first
+    assert Look(maildir.path).messages() == [b"first"]
+    assert [call.operation for call in disk.calls].count("create") == 1
+
+
+async def test_waiting_for_a_place_can_be_cancelled(tmp_path: Path) -> None:
+    """A delivery that waits for a place among the pending ones ends at once, and its place goes to the next."""
+    commit = GroupCommit(max_pending=1)
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    async with maildir.open_append() as holder:
+        waiting = [asyncio.ensure_future(maildir.append(text)) for text in (b"a", b"b")]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        await holder.send(b"held")
+    delivered = await waiting[1]
+    assert isinstance(delivered, Delivered)
+    assert sorted(Look(maildir.path).messages()) == [b"b", b"held"]
+    assert commit.statistics().pending == 0
+
+
+async def test_blocking_read_of_the_callers_file_is_waited_for(tmp_path: Path) -> None:
+    """Cancelled while a worker thread reads the caller's file, append raises only when that read has returned."""
+    reading, release = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            reading.set()
+            release.wait(30)
+            returned.append(True)
+            return b"late"
+
+    returned: list[bool] = []
+    maildir = Maildir(tmp_path / "m")
+    waiting = asyncio.ensure_future(maildir.append(Slow()))
+    while not reading.is_set():
+        await asyncio.sleep(0.001)
+    waiting.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert returned
+    Look(maildir.path).assert_tmp_empty()
+
+
+async def test_async_source_is_interrupted_at_once_and_closed(tmp_path: Path) -> None:
+    """Cancelled while it waits for a stream, append ends at once and closes the generator, in the task that ran it."""
+    closed_in: list[asyncio.Task[Any] | None] = []
+    ran_in: list[asyncio.Task[Any] | None] = []
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        ran_in.append(asyncio.current_task())
+        try:
+            yield LONG
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed_in.append(asyncio.current_task())
+
+    maildir = Maildir(tmp_path / "m")
+    task = AppendTask(maildir, never_ending())
+    waiting = asyncio.ensure_future(task)
+    while task.bytes_written < len(LONG):
+        await asyncio.sleep(0.001)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert closed_in == ran_in
+    Look(maildir.path).assert_tmp_empty()
+    assert Look(maildir.path).messages() == []
