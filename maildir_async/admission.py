@@ -34,12 +34,17 @@ class Place:
     def release(self) -> None:
         """Give the place, or the wait for it, up. May be called from any thread, and more than once."""
         admission, self._admission = self._admission, None
+        self._on_granted = _nothing  # which refers to the delivery, which refers to this
         if admission is not None and admission.generation == self._generation:
             admission.release(self)
 
     def __del__(self) -> None:
         # A loop that vanished with a delivery not yet handed over releases it in no other way.
         self.release()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Admission:

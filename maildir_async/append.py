@@ -480,6 +480,8 @@ class AppendTask:
             self._maildir.commit.stream_over(self._tmpfile)
         if self._future is not None:
             self._future.settle(outcome)
+        self._entry = None
+        self._feed.forget()
         self._over.set_result(None)
         self._changed()
         self._maildir.ended(self)

@@ -96,6 +96,13 @@ class Feed:
         elif self._asking is not asyncio.current_task(self._loop):
             self._asking.cancel()  # the producer is stopped there: in the task that all of its code has run in
 
+    def forget(self) -> None:
+        """The delivery is over. Let go of it: the two would keep each other until the garbage collector comes."""
+        self._has_room = bool
+        self._received = int
+        self._failed = lambda exc: None
+        self._quiet = int
+
     def stop_other(self, producer: Any) -> None:
         """Stop *producer*, which no task of this asks: a push producer, or one that comes too late."""
         self._stopped = True
