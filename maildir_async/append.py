@@ -1,8 +1,8 @@
 """The append task: carries one message from its producer through ``tmp/`` into group commit, and tells the outcome.
 
-Everything here runs on the loop's thread and blocks nowhere. The life of a task is `maildir_async.states`. What may
-be under way beside it: its `Feed` (code of the producer), `_drain` (a write to ``tmp/``), `_entry` (the message in
-group commit), `_discarding` (the removal of its file), and `_verdict` says why it is being aborted, if it is.
+Everything here runs on the loop's thread and blocks nowhere. The life of a task is `maildir_async.states`. What is
+under way beside it is told by its `Feed` (code of the producer), its `Spool` (writes to ``tmp/``) and `_entry` (the
+message in group commit); `_verdict` says why it is being aborted, if it is.
 """
 
 import asyncio
@@ -12,12 +12,11 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
-from weakref import finalize
 
 import anyio
 
 from maildir_async.admission import Place
-from maildir_async.buffer import Buffer, frozen
+from maildir_async.buffer import frozen
 from maildir_async.commit import GroupCommit
 from maildir_async.content import Content, Newline, check_newline, check_prefix
 from maildir_async.delivered import Delivered, Durability
@@ -31,23 +30,19 @@ from maildir_async.errors import (
 )
 from maildir_async.feed import Feed
 from maildir_async.names import UniqueNames, check_flags
-from maildir_async.producers import BytesLike, as_producer, check_chunk, check_message, source_error
+from maildir_async.options import DEADLINE, check_deadline, check_durability, check_size_limit, nanoseconds
+from maildir_async.producers import as_producer, source_error
 from maildir_async.rounds import Entry
+from maildir_async.sources import BytesLike, check_chunk, check_message
+from maildir_async.spool import CHUNK_SIZE, Spool
 from maildir_async.states import Event, State, next_state
 from maildir_async.tmpfile import TmpFile
-from maildir_async.worker import UncancellableFuture, open_handle, run_in_thread
+from maildir_async.worker import UncancellableFuture
 
-__all__ = ["AppendTask", "Mailbox", "check_durability", "check_size_limit"]
-
-#: Bytes gathered before a stream is written to tmp/; a message no longer than this needs no thread hop of its own.
-#: While one such chunk is written the next is received, so a stream holds two.
-CHUNK_SIZE: Final = 512 * 1024
+__all__ = ["AppendTask", "Mailbox"]
 
 #: Bytes buffered past which a producer that ignores its pause is given up.
 HARD_LIMIT: Final = 16 * 2**20
-
-#: The Maildir page gives a delivery 24 hours: sweepers take what has been in tmp/ for 36.
-DEADLINE: Final = timedelta(hours=24)
 
 
 class Mailbox(Protocol):
@@ -112,37 +107,30 @@ class AppendTask:
         if message is not None:
             check_message(message)
         check_newline(newline)
-        check_size_limit(size_limit)
-        if deadline <= timedelta():
-            raise ValueError(f"deadline must be positive, not {deadline}")
         self._maildir = maildir
         self._message = message
-        self._size_limit = maildir.size_limit if size_limit is None else size_limit
+        self._size_limit = maildir.size_limit if size_limit is None else check_size_limit(size_limit)
         self._on_progress = on_progress
-        self._deadline = deadline
+        self._deadline = check_deadline(deadline)
         self._tmpfile = TmpFile(
             maildir.directories,
             maildir.names,
             Content(prefix=check_prefix(prefix), newline=newline),
             mode=maildir.file_mode,
             flags=check_flags(flags),
-            mtime_ns=_nanoseconds(received_at),
+            mtime_ns=nanoseconds(received_at),
             durability=check_durability(maildir.durability if durability is None else durability),
         )
         self._state = State.IDLE
         self._verdict: BaseException | None = None
-        self._buffer = Buffer()
         self._received = 0
-        self._drain: asyncio.Task[None] | None = None
-        self._discarding: asyncio.Future[str | None] | None = None
         self._entry: Entry | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._unminded: finalize[..., Any] | None = None
-        self._handle: Any = None  # from aiofiles, once the message is more than one chunk
         self._waiters: list[asyncio.Future[None]] = []  # send() that waits for room, and all that await the outcome
         # Made by start():
         self._loop: asyncio.AbstractEventLoop
         self._feed: Feed
+        self._spool: Spool
         self._future: _DeliveryFuture | None = None
         self._over: UncancellableFuture[None]
         self._place: Place | None = None
@@ -196,7 +184,15 @@ class AppendTask:
             has_room=self._has_room,
             received=lambda: self._received,
             failed=lambda exc: self._abort(exc if isinstance(exc, asyncio.CancelledError) else source_error(exc)),
-            quiet=self._end_if_quiet,
+            quiet=self._quiet,
+        )
+        self._spool = Spool(
+            loop,
+            self._tmpfile,
+            self._maildir.commit,
+            written=self._written,
+            failed=self._write_failed,
+            quiet=self._quiet,
         )
         # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
         self._timer = loop.call_later(self._deadline.total_seconds(), self._expired)
@@ -264,14 +260,15 @@ class AppendTask:
         chunk = frozen(data)
         if self._is_too_large(self._received + len(chunk)):
             return
-        if self._buffer.size >= HARD_LIMIT:
-            text = f"{self._buffer.size} bytes are waiting for the disk, and more come without a pause"
+        if self._spool.size >= HARD_LIMIT:
+            text = f"{self._spool.size} bytes are waiting for the disk, and more come without a pause"
             self._abort(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
             return
         self._state = next_state(self._state, Event.DATA)
         self._received += len(chunk)
-        self._buffer.add(chunk)
-        self._drain_if_due()
+        self._spool.add(chunk)
+        if self._is_admitted:
+            self._spool.write_out()
         self._feed.brake()
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
@@ -294,7 +291,7 @@ class AppendTask:
         self._feed.unregister()
         if self._verdict is None:
             self._state = next_state(self._state, Event.END)
-            self._commit_if_drained()
+            self._commit_if_written()
 
     def expect_size(self, size: int) -> None:
         """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
@@ -314,15 +311,19 @@ class AppendTask:
         if message is not None:
             self._feed.register(as_producer(message, self), streaming=False)
             return
-        self._drain_if_due()
+        self._spool.write_out()
         self._made_room()
-        self._commit_if_drained()
+        self._commit_if_written()
+
+    @property
+    def _is_admitted(self) -> bool:
+        return self._place is not None and self._place.granted
 
     def _has_room(self) -> bool:
         """Whether more may come. After an abort it may, so that nobody waits any longer."""
         if self._verdict is not None:
             return True
-        return self._place is not None and self._place.granted and self._buffer.size < CHUNK_SIZE
+        return self._is_admitted and self._spool.size < CHUNK_SIZE
 
     def _made_room(self) -> None:
         self._changed()
@@ -361,46 +362,29 @@ class AppendTask:
 
     # Writing to tmp/, and committing.
 
-    def _drain_if_due(self) -> None:
-        if self._buffer.size >= CHUNK_SIZE and self._drain is None and self._place is not None and self._place.granted:
-            self._drain = drain = self._loop.create_task(self._write_out(self._buffer.take()))
-            drain.add_done_callback(self._drained)
+    def _written(self) -> None:
+        self._tell_progress()
+        self._made_room()
 
-    async def _write_out(self, chunks: list[BytesLike]) -> None:
-        """Write chunk after chunk while there is a whole one; the rest goes along with group commit."""
-        commit = self._maildir.commit
-        try:
-            if self._verdict is not None:  # aborted before this task got its first turn
-                return
-            if self._unminded is None:
-                # From now on there may be a file, which outlives neither this task nor its loop.
-                self._unminded = finalize(self, commit.stream_crew.run, self._tmpfile.discard)
-                self._unminded.atexit = False  # GroupCommit sees to that
-                commit.stream_opened(self._tmpfile, self._loop)
-                self._handle = await open_handle(self._tmpfile, commit.stream_crew)
-            while chunks and self._verdict is None:
-                await self._handle.writelines(chunks)
-                self._tell_progress()
-                chunks = self._buffer.take() if self._buffer.size >= CHUNK_SIZE else []
-                self._made_room()
-        except asyncio.CancelledError as exc:  # the loop's, which cancels all tasks before it ends
-            self._abort(exc)
-        except Exception as exc:
-            self._abort(append_error(exc, path=self._maildir.directories.path, stage=self._tmpfile.stage))
+    def _write_failed(self, exc: BaseException) -> None:
+        if not isinstance(exc, asyncio.CancelledError):
+            exc = append_error(exc, path=self._maildir.directories.path, stage=self._tmpfile.stage)
+        self._abort(exc)
 
-    def _drained(self, drain: asyncio.Task[None]) -> None:
-        self._drain = None
-        self._drain_if_due()
-        self._commit_if_drained()
-        self._end_if_quiet()
+    def _quiet(self) -> None:
+        """Something that acted for this has ended."""
+        if self._verdict is None:
+            self._commit_if_written()
+        else:
+            self._end_if_quiet()
 
-    def _commit_if_drained(self) -> None:
-        if self._state is not State.COMMITTING or self._verdict is not None or self._entry is not None:
+    def _commit_if_written(self) -> None:
+        if self._state is not State.COMMITTING or self._entry is not None or self._place is None:
             return
-        if self._drain is None and self._place is not None and self._place.granted:
+        if self._place.granted and not self._spool.busy:
             self._entry = Entry(
                 self._tmpfile,
-                self._buffer.take(),
+                self._spool.take_rest(),
                 loop=self._loop,
                 place=self._place,
                 settle=self._settled,
@@ -438,17 +422,14 @@ class AppendTask:
             return False
         self._verdict = verdict
         self._message = None
-        self._buffer.take()
         if self._state is State.IDLE:
             self._state = next_state(self._state, Event.CANCEL)
             return True
-        # The loop may be closed (a coroutine is being thrown away): what does not need it comes first.
+        # What does not need the loop comes first: it may be closed, and a coroutine on it being thrown away.
         if self._place is not None:
             self._place.release()
         with suppress(RuntimeError):
-            if self._unminded is not None:
-                self._discarding = run_in_thread(self._loop, self._maildir.commit.stream_crew, self._tmpfile.discard)
-                self._discarding.add_done_callback(lambda _: self._end_if_quiet())
+            self._spool.discard()
             self._feed.stop()
             self._changed()
             self._end_if_quiet()
@@ -458,13 +439,10 @@ class AppendTask:
         """End an aborted delivery once nothing acts for it any more."""
         if self._verdict is None or self._future is None or self._future.done():
             return
-        if self._feed.busy or self._drain is not None:
+        if self._feed.busy or self._spool.busy:
             return
-        if self._discarding is not None:
-            if not self._discarding.done():
-                return
-            if note := self._discarding.result():
-                self._verdict.add_note(note)
+        if self._spool.leftover is not None:
+            self._verdict.add_note(self._spool.leftover)
         if not isinstance(self._verdict, asyncio.CancelledError):
             event = Event.FAIL
         else:
@@ -475,13 +453,11 @@ class AppendTask:
         self._state = next_state(self._state, event)
         if self._timer is not None:
             self._timer.cancel()
-        if self._unminded is not None:
-            self._unminded.detach()
-            self._maildir.commit.stream_over(self._tmpfile)
         if self._future is not None:
             self._future.settle(outcome)
         self._entry = None
         self._feed.forget()
+        self._spool.forget()
         self._over.set_result(None)
         self._changed()
         self._maildir.ended(self)
@@ -543,24 +519,3 @@ class _DeliveryFuture(asyncio.Future[Delivered]):
             case _:
                 assert outcome is not None
                 self.set_result(outcome)
-
-
-def check_size_limit(size_limit: int | None) -> None:
-    """Raise ValueError for a negative limit."""
-    if size_limit is not None and size_limit < 0:
-        raise ValueError(f"size_limit must not be negative: {size_limit}")
-
-
-def check_durability(durability: Durability) -> Durability:
-    """Raise TypeError for anything but a `Durability`: a misspelt one must not mean a weak one."""
-    if not isinstance(durability, Durability):
-        raise TypeError(f"durability must be a Durability, not {durability!r}")
-    return durability
-
-
-def _nanoseconds(received_at: datetime | float | None) -> int | None:
-    """Return a time in nanoseconds since the epoch. A datetime without a zone is local time, as always in Python."""
-    if received_at is None:
-        return None
-    seconds = received_at.timestamp() if isinstance(received_at, datetime) else received_at
-    return round(seconds * 1_000_000_000)

@@ -176,6 +176,14 @@ class GroupCommit:
 
     def _lead(self, round_: Round | None = None) -> None:
         """Take batches to the disk until none is waiting. Runs in one worker thread at a time."""
+        try:
+            self._take_rounds(round_)
+        except BaseException:
+            with self._lock:
+                self._leading = False  # whatever it was, the next message finds a leader
+            raise
+
+    def _take_rounds(self, round_: Round | None) -> None:
         while True:
             if round_ is None and (round_ := self._next_round()) is None:
                 return

@@ -113,10 +113,11 @@ class Crew(Executor):
                 continue
             try:
                 job()
-            finally:
-                del job  # or an idle thread would keep the last message alive
-                with self._lock:
-                    self._unfinished -= 1
+            except BaseException as exc:  # a mistake of ours: told, and no reason to be a thread short
+                threading.excepthook(threading.ExceptHookArgs((type(exc), exc, None, threading.current_thread())))
+            del job  # or an idle thread would keep the last message alive
+            with self._lock:
+                self._unfinished -= 1
 
 
 def _forget_threads() -> None:

@@ -100,7 +100,7 @@ class Feed:
         """The delivery is over. Let go of it: the two would keep each other until the garbage collector comes."""
         self._has_room = bool
         self._received = int
-        self._failed = lambda exc: None
+        self._failed = id
         self._quiet = int
 
     def stop_other(self, producer: Any) -> None:

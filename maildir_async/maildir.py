@@ -5,16 +5,16 @@ import errno
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 
-from maildir_async.append import DEADLINE, AppendTask, check_durability, check_size_limit
+from maildir_async.append import AppendTask
 from maildir_async.commit import GroupCommit, default_commit
 from maildir_async.content import Newline
 from maildir_async.delivered import Delivered, Durability
@@ -22,9 +22,11 @@ from maildir_async.directories import Directories
 from maildir_async.disk import Disk, PosixDisk
 from maildir_async.errors import MaildirError, UncertainAppendError, append_error
 from maildir_async.index import Index
+from maildir_async.many import settle_many
 from maildir_async.names import UniqueNames, names_for
-from maildir_async.producers import check_message
+from maildir_async.options import DEADLINE, AppendOptions, MessageOptions, check_durability, check_size_limit
 from maildir_async.rounds import Entry
+from maildir_async.sources import check_message
 from maildir_async.states import State
 from maildir_async.tmpfile import in_use
 from maildir_async.worker import run_in_thread
@@ -96,7 +98,6 @@ class Maildir:
             raise TypeError(f"path must be str or os.PathLike[str], not {type(path).__name__}")
         if not path or "\0" in path:
             raise ValueError(f"not a path: {path!r}")
-        check_size_limit(size_limit)
         if file_mode & ~0o666:
             raise ValueError(f"file_mode must be read and write bits only, not {file_mode:#o}")
         if names is not None and hostname is not None:
@@ -105,7 +106,7 @@ class Maildir:
         self.names = names or names_for(hostname)
         self.durability = check_durability(durability)
         self.file_mode = file_mode
-        self.size_limit = size_limit
+        self.size_limit = check_size_limit(size_limit)
         self._commit = commit
         self._closed = False
         self._tasks: weakref.WeakSet[AppendTask] | None = None
@@ -196,18 +197,7 @@ class Maildir:
             deadline=deadline,
         )
 
-    def open_append(
-        self,
-        *,
-        flags: str = "",
-        received_at: datetime | float | None = None,
-        prefix: bytes = b"",
-        newline: Newline = "keep",
-        durability: Durability | None = None,
-        size_limit: int | None = None,
-        on_progress: Callable[[int], object] | None = None,
-        deadline: timedelta = DEADLINE,
-    ) -> AppendTask:
+    def open_append(self, **options: Unpack[AppendOptions]) -> AppendTask:
         """Return an `AppendTask` to feed by hand, as an async context manager.
 
         ::
@@ -218,17 +208,7 @@ class Maildir:
 
         Leaving the block commits, and raises as `append` does; an exception in the block aborts. Options as `append`.
         """
-        return AppendTask(
-            self,
-            flags=flags,
-            received_at=received_at,
-            prefix=prefix,
-            newline=newline,
-            durability=durability,
-            size_limit=size_limit,
-            on_progress=on_progress,
-            deadline=deadline,
-        )
+        return AppendTask(self, **options)
 
     @overload
     async def append_many(
@@ -238,7 +218,7 @@ class Maildir:
         concurrency: int = ...,
         on_progress: Callable[[int, int | None, int], object] | None = ...,
         return_exceptions: Literal[False] = ...,
-        **options: Any,
+        **options: Unpack[MessageOptions],
     ) -> list[Delivered]: ...
     @overload
     async def append_many(
@@ -248,7 +228,7 @@ class Maildir:
         concurrency: int = ...,
         on_progress: Callable[[int, int | None, int], object] | None = ...,
         return_exceptions: Literal[True],
-        **options: Any,
+        **options: Unpack[MessageOptions],
     ) -> list[Delivered | Exception]: ...
     async def append_many(
         self,
@@ -257,7 +237,7 @@ class Maildir:
         concurrency: int = CONCURRENCY,
         on_progress: Callable[[int, int | None, int], object] | None = None,
         return_exceptions: bool = False,
-        **options: Any,
+        **options: Unpack[MessageOptions],
     ) -> "list[Delivered] | list[Delivered | Exception]":
         """Deliver *messages*, several at a time, and return what became of them in the order given.
 
@@ -274,42 +254,9 @@ class Maildir:
             options: those of `append`, for every message.
 
         """
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        if isinstance(messages, (str, bytes, bytearray, memoryview)):
-            raise TypeError(f"messages must be an iterable of messages, not {type(messages).__name__}")
-        total = len(messages) if isinstance(messages, Sequence) else None
-        outcomes: dict[int, Delivered | Exception] = {}
-        numbered = _numbered(messages)
-        taking = asyncio.Lock()
-        stored = 0
-
-        async def deliver() -> None:
-            nonlocal stored
-            while True:
-                async with taking:
-                    try:
-                        number, message = await anext(numbered)
-                    except StopAsyncIteration:
-                        return
-                try:
-                    outcomes[number] = delivered = await self.append(message, **options)
-                    stored += delivered.size
-                except Exception as exc:
-                    outcomes[number] = exc
-                if on_progress is not None:
-                    on_progress(len(outcomes), total, stored)
-
-        try:
-            async with anyio.create_task_group() as group:
-                for _ in range(concurrency if total is None else min(concurrency, total)):
-                    group.start_soon(deliver)
-        except BaseExceptionGroup as exc:
-            # What *messages* or on_progress raised; one exception, as from any loop over them.
-            raise exc.exceptions[0] from None
-        finally:
-            await numbered.aclose()
-        settled = [outcomes[number] for number in sorted(outcomes)]
+        settled = await settle_many(
+            lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
+        )
         if not return_exceptions:
             for outcome in settled:
                 if isinstance(outcome, Exception):
@@ -422,18 +369,6 @@ def _existing_message(message: Any) -> Any:
     if message is None:  # which an AppendTask takes, to be fed by hand
         check_message(message)
     return message
-
-
-async def _numbered(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[tuple[int, Any], None]:
-    number = 0
-    if isinstance(messages, AsyncIterable):
-        async for message in messages:
-            yield number, message
-            number += 1
-    else:
-        for message in messages:
-            yield number, message
-            number += 1
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

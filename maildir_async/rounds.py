@@ -327,7 +327,9 @@ class Round:
             item.attempt(Entry.sync)
         else:
             with self._lock:
-                target = self._targets.setdefault(item.tmpfile.target, Target(item))
+                target = self._targets.get(item.tmpfile.target)
+                if target is None:
+                    target = self._targets[item.tmpfile.target] = Target(item)
             item.attempt(lambda entry: entry.publish(target))
 
     def _finish_alone(self, item: Entry | Target, step: int) -> list[Entry]:

@@ -1,0 +1,131 @@
+"""What a delivery has received: a chunk in memory, and the rest in its file in ``tmp/``.
+
+A worker-thread file handle writes one chunk while the next is being received. A message no longer than one chunk never
+touches the disk here: it goes to group commit as it is. On the loop's thread only.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from weakref import finalize
+
+from maildir_async.buffer import Buffer
+from maildir_async.commit import GroupCommit
+from maildir_async.tmpfile import TmpFile
+from maildir_async.worker import open_handle, run_in_thread
+
+__all__ = ["CHUNK_SIZE", "Spool"]
+
+#: Bytes gathered before they are written. A stream holds two such chunks: one being written, one being received.
+CHUNK_SIZE: Final = 512 * 1024
+
+
+class Spool:
+    """Gathers and writes one message.
+
+    Args:
+        loop: the delivery's.
+        tmpfile: where it is written.
+        commit: whose threads write.
+        written: told whenever a chunk has been, and there is room for another.
+        failed: told what went wrong, or that the writing task was cancelled.
+        quiet: told whenever a task or thread of this has ended.
+
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tmpfile: TmpFile,
+        commit: GroupCommit,
+        *,
+        written: Callable[[], object],
+        failed: Callable[[BaseException], object],
+        quiet: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._tmpfile = tmpfile
+        self._commit = commit
+        self._written = written
+        self._failed = failed
+        self._quiet = quiet
+        self._buffer = Buffer()
+        self._writing: asyncio.Task[None] | None = None
+        self._handle: Any = None  # from aiofiles
+        self._abandoned: finalize[..., Any] | None = None  # discards the file if this is thrown away
+        self._discarding: asyncio.Future[str | None] | None = None
+        self._discarded = False
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory that are not being written yet."""
+        return self._buffer.size
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task or thread is at work on the file."""
+        return self._writing is not None or (self._discarding is not None and not self._discarding.done())
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take bytes that do not change any more."""
+        self._buffer.add(data)
+
+    def write_out(self) -> None:
+        """Have a whole chunk, if there is one, written, unless that is being done."""
+        if self._buffer.size >= CHUNK_SIZE and self._writing is None and not self._discarded:
+            self._writing = writing = self._loop.create_task(self._write(self._buffer.take()))
+            writing.add_done_callback(self._wrote)
+
+    def take_rest(self) -> list[bytes | bytearray | memoryview]:
+        """Return what is not in the file yet: less than a chunk, if it is not busy."""
+        return self._buffer.take()
+
+    def discard(self) -> None:
+        """Drop what is in memory and have the file removed, once the write in progress is over."""
+        self._discarded = True
+        self._buffer.take()
+        if self._abandoned is not None:
+            # Handed to a thread before anything else, so that it is done even if this loop never runs again.
+            self._discarding = run_in_thread(self._loop, self._commit.stream_crew, self._tmpfile.discard)
+            self._discarding.add_done_callback(lambda _: self._quiet())
+
+    @property
+    def leftover(self) -> str | None:
+        """After `discard`: what could not be removed, if anything."""
+        return self._discarding.result() if self._discarding is not None else None
+
+    def forget(self) -> None:
+        """The delivery is over: whatever has become of the file, it is no concern of this any more."""
+        if self._abandoned is not None:
+            self._abandoned.detach()
+            self._commit.stream_over(self._tmpfile)
+        self._written = self._quiet = int
+        self._failed = id
+
+    async def _write(self, chunks: list[bytes | bytearray | memoryview]) -> None:
+        try:
+            if self._handle is None and not self._discarded:
+                # From now on there may be a file, which must outlive neither this nor the loop.
+                self._abandoned = finalize(self, _discard_later, self._commit, self._tmpfile)
+                self._abandoned.atexit = False  # GroupCommit sees to that
+                self._commit.stream_opened(self._tmpfile, self._loop)
+                self._handle = await open_handle(self._tmpfile, self._commit.stream_crew)
+            handle: Any = self._handle
+            while chunks and not self._discarded:
+                await handle.writelines(chunks)
+                chunks = self._buffer.take() if self._buffer.size >= CHUNK_SIZE else []
+                self._written()
+        except (Exception, asyncio.CancelledError) as exc:  # the loop cancels all tasks before it ends
+            self._failed(exc)
+
+    def _wrote(self, writing: asyncio.Task[None]) -> None:
+        self._writing = None
+        self.write_out()
+        self._quiet()
+
+
+def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
+    commit.stream_over(tmpfile)
+    with suppress(RuntimeError):  # no thread to be had: the end of the interpreter, which discards all there is
+        commit.stream_crew.run(tmpfile.discard)
