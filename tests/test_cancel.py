@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
-from look import Look, chunks_of, descriptors
 
+from look import Look, chunks_of, descriptors
 from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
 from maildir_async.states import State
 from maildir_async.testing import Fault, FaultDisk

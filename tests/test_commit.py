@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from look import Look, descriptors
 
+from look import Look, descriptors
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
 from maildir_async.testing import Fault, FaultDisk
 from maildir_async.tmpfile import in_use

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from look import Look, chunks_of, descriptors
 
+from look import Look, chunks_of, descriptors
 from maildir_async import AppendError, Delivered, GroupCommit, Maildir, UncertainAppendError
 from maildir_async.testing import Fault, FaultDisk
 

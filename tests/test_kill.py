@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from look import Look
 
+from look import Look
 from maildir_async import Delivered, Maildir
 
 KILLS = 300
