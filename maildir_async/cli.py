@@ -129,7 +129,7 @@ def _clean(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     age = timedelta(hours=options.older_than)
     if age < timedelta():
         raise ValueError(f"--older-than must not be negative: {options.older_than}")
-    return _clean_tmp(Maildir(options.maildir, create=False), age)
+    return _clean_tmp(Maildir(options.maildir), age)
 
 
 async def _clean_tmp(maildir: Maildir, age: timedelta) -> int:

@@ -307,3 +307,40 @@ async def test_async_source_is_interrupted_at_once_and_closed(tmp_path: Path) ->
     assert closed_in == ran_in
     Look(maildir.path).assert_tmp_empty()
     assert Look(maildir.path).messages() == []
+
+
+def test_waiting_through_a_cancelled_scope_does_not_spin(tmp_path: Path) -> None:
+    """While a cancelled anyio scope waits for the disk, its loop is idle: anyio's repeated cancelling is kept out."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        hangs, release = asyncio.Event(), threading.Event()
+
+        def gate() -> None:
+            loop.call_soon_threadsafe(hangs.set)
+            release.wait(30)
+
+        maildir = Maildir(tmp_path / "m", disk=FaultDisk(Fault("sync", path="m/tmp/", gate=gate)))
+        calls = 0
+        original = loop.call_soon
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return original(*args, **kwargs)
+
+        async def expire() -> None:
+            await hangs.wait()
+            scope.cancel()
+            await asyncio.sleep(0)
+            setattr(loop, "call_soon", counting)  # noqa: B010 a method may not be assigned to
+            await asyncio.sleep(0.05)  # thousands of turns for a loop that spins
+            release.set()
+
+        with anyio.CancelScope() as scope:
+            expiry = asyncio.ensure_future(expire())
+            await maildir.append(b"message")
+        await expiry
+        assert calls < 100
+
+    asyncio.run(main())
