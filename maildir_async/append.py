@@ -123,6 +123,7 @@ class AppendTask:
         )
         self._state = State.IDLE
         self._verdict: BaseException | None = None
+        self._told = False  # send() has raised the verdict: the future need not be asked for it
         self._received = 0
         self._entry: Entry | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -252,9 +253,11 @@ class AppendTask:
         try:
             check_chunk(data)
         except TypeError as exc:
-            self._abort(exc)
+            if self._state in (State.IDLE, State.RECEIVING):
+                self._abort(exc)
             raise
         self._start_if_idle()
+        self._check_unread()
         if self._state is not State.RECEIVING or self._verdict is not None:
             return
         chunk = frozen(data)
@@ -278,6 +281,7 @@ class AppendTask:
         RuntimeError if one is registered, or the message has ended. If the delivery has failed, *producer* is stopped.
         """
         self._start_if_idle()
+        self._check_unread()
         if self._verdict is not None:
             self._feed.stop_other(producer)
         elif self._state is State.RECEIVING:
@@ -288,9 +292,12 @@ class AppendTask:
     def unregister_producer(self) -> None:
         """End the message. Ignored after an abort; RuntimeError if it has ended before."""
         self._start_if_idle()
+        self._check_unread()
         self._feed.unregister()
         if self._verdict is None:
             self._state = next_state(self._state, Event.END)
+            if self._timer is not None:
+                self._timer.cancel()
             self._commit_if_written()
 
     def expect_size(self, size: int) -> None:
@@ -302,6 +309,10 @@ class AppendTask:
     def _start_if_idle(self) -> None:
         if self._state is State.IDLE:
             self.start()
+
+    def _check_unread(self) -> None:
+        if self._message is not None:
+            raise RuntimeError("this append has a message, which it reads itself")
 
     def _admitted(self) -> None:
         """There is a place among the pending deliveries: reading may begin, and writing."""
@@ -352,6 +363,7 @@ class AppendTask:
         if isinstance(self._verdict, asyncio.CancelledError):
             raise AppendError("the append was cancelled", errno=errno.ECANCELED, stage="receive")
         if self._verdict is not None:
+            self._told = True
             raise self._verdict
         if self._state is not State.RECEIVING:
             raise RuntimeError(f"an append that is {self._state.value} takes no more bytes")
@@ -455,6 +467,8 @@ class AppendTask:
             self._timer.cancel()
         if self._future is not None:
             self._future.settle(outcome)
+            if self._told:
+                self._future.exception()
         self._entry = None
         self._feed.forget()
         self._spool.forget()

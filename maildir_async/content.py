@@ -24,9 +24,10 @@ def check_newline(newline: str) -> None:
 
 
 def check_prefix(prefix: bytes) -> bytes:
-    """Return *prefix* if it is whole header lines; raise ValueError if it could end the header or split a field.
+    """Return *prefix* if it is whole header lines; raise ValueError if it could end the header, or split a field.
 
-    This is what stops an envelope address with a line end in it from adding a header or a body.
+    So nothing put into a prefix can add a body. Whether a line in it is a header somebody smuggled in cannot be seen
+    here: whoever builds one from an envelope has to refuse addresses with CR or LF.
     """
     if not isinstance(prefix, (bytes, bytearray, memoryview)):
         raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")

@@ -18,7 +18,7 @@ DIRECTORY_MODE: Final = 0o700
 #: tmp/ comes last: a maildir that has one is whole.
 SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 
-#: Maildirs that this process has found or made durable: (disk, path) → identity of a directory in it.
+#: What this process has found or made durable: (disk, path of a new/ or cur/) → identity of that directory.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int]]] = {}
 _DURABLE_MAX: Final = 16384  # entries of about 300 bytes; a forgotten one costs two syncs at its next use
 
@@ -54,7 +54,8 @@ class Directories:
 
     def make_missing(self) -> None:
         """Make what a delivery found missing, if that is allowed; `NotAMaildirError` if not."""
-        _durable.pop((self.disk, self.path), None)
+        for name in SUBDIRECTORIES:
+            _durable.pop((self.disk, self.subdirectory(name)), None)
         if self._create:
             self.make()
         elif missing := self.missing():
@@ -71,6 +72,8 @@ class Directories:
         while not self._is_directory(existing):
             missing.append(existing)
             existing = os.path.dirname(existing)
+        if not missing:
+            self.missing()  # raises before anything is made, if one of them is a file
         for path in reversed(missing):
             self._make_directory(path)
         for name in SUBDIRECTORIES:
@@ -101,37 +104,42 @@ class Directories:
 
     def _not_a_maildir(self, path: str) -> NotAMaildirError:
         return NotAMaildirError(
-            f"{self.path} is not a maildir: {path} is not a directory", errno=errno.ENOTDIR, stage="create"
+            f"{self.path} is not a maildir: {path} is not a directory",
+            errno=errno.ENOTDIR,
+            stage="create",
         )
 
     def missing(self) -> list[str]:
         """Return which of the three subdirectories are not there."""
         return [name for name in SUBDIRECTORIES if not self._is_directory(self.subdirectory(name))]
 
-    def above(self, identity: tuple[int, int]) -> list[str]:
-        """Return the directories above ``new/`` or ``cur/`` (whose identity is given) that must be synced with it.
+    def above(self, target: str, identity: tuple[int, int]) -> list[str]:
+        """Return the directories above *target* (``new/`` or ``cur/``, now *identity*) that must be synced with it.
 
         To exist is not to be durable: whoever made this maildir may not have synced it. So the first time this
         process delivers to it, and again when it has been replaced, its root and the root's parent are synced too.
         """
-        if _durable.get((self.disk, self.path)) == identity:
+        if _durable.get((self.disk, target)) == identity:
             return []
         # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
         return [self.path, f"{self.path}/.."]
 
-    def found_durable(self, identity: tuple[int, int]) -> None:
-        """Remember that `above` has been synced."""
+    def found_durable(self, target: str, identity: tuple[int, int]) -> None:
+        """Remember that what is `above` it has been synced."""
         while len(_durable) >= _DURABLE_MAX:
             _durable.pop(next(iter(_durable)), None)
-        _durable[self.disk, self.path] = identity
+        _durable[self.disk, target] = identity
 
     def messages(self) -> list[str]:
-        """Return the paths of all messages, in the order Dovecot would number them. None if it is yet to be made."""
-        if self._create and "new" in self.missing():
-            return []
+        """Return the paths of all messages, in the order Dovecot would number them.
+
+        What is missing holds none, if a delivery may make it; or else this is not a maildir: `NotAMaildirError`.
+        """
+        missing = self.missing() if self._create else []
         paths = [
             f"{self.subdirectory(name)}/{entry}"
             for name in ("new", "cur")
+            if name not in missing
             for entry in self._listdir(name)
             if not entry.startswith(".")  # every reader skips these
         ]

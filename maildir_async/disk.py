@@ -197,9 +197,13 @@ def _publish(disk: Disk, source: str, target: str) -> str | None:
     except OSError as exc:
         if exc.errno not in UNLINKABLE:
             raise
-        # Neither works here. The name has 64 random bits, so this replaces nothing.
-        disk.rename(source, target)
-        return None
+        # Neither works here, so there is a moment between the look and the act. The name has 64 random bits.
+        try:
+            disk.stat(target)
+        except FileNotFoundError:
+            disk.rename(source, target)
+            return None
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
     # From here on the message is delivered: nothing may be reported as a failure.
     return _unlink_source(disk, source)
 

@@ -6,6 +6,7 @@ On the loop's thread only. The contracts are at the top of `maildir_async.produc
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 __all__ = ["Feed"]
@@ -45,6 +46,8 @@ class Feed:
         self._paused = False
         self._stopped = False
         self._asking: asyncio.Task[None] | None = None  # asks a pull producer
+        self._begun = False  # whether that has had its first turn
+        self._later: Any = None  # what that has been given to begin with
         self._room: asyncio.Future[None] | None = None  # what that waits for
         self._signals: asyncio.Task[None] | None = None  # pause, resume and stop calls that are async, one by one
 
@@ -93,7 +96,7 @@ class Feed:
         if self._asking is None:
             if self.producer is not None:
                 self.stop_other(self.producer)
-        elif self._asking is not asyncio.current_task(self._loop):
+        elif self._begun and self._asking is not asyncio.current_task(self._loop):
             self._asking.cancel()  # the producer is stopped there: in the task that all of its code has run in
 
     def forget(self) -> None:
@@ -106,7 +109,8 @@ class Feed:
     def stop_other(self, producer: Any) -> None:
         """Stop *producer*, which no task of this asks: a push producer, or one that comes too late."""
         self._stopped = True
-        self.producer = None
+        if self.producer is producer:
+            self.producer = None
         self._signal(producer.stop_producing)
 
     def _ask_first(self, producer: Any) -> None:
@@ -117,23 +121,29 @@ class Feed:
             self._raised(exc)
             return
         if self.producer is producer or inspect.isawaitable(later):
-            self._asking = self._loop.create_task(self._ask_on(producer, later))
+            self._later = later
+            self._asking = self._loop.create_task(self._ask_on(producer))
             if self._asking.done():  # eagerly, with nothing to wait for
                 self._asking = None
             else:
                 self._asking.add_done_callback(self._asked)
 
-    async def _ask_on(self, producer: Any, later: Any) -> None:
+    async def _ask_on(self, producer: Any) -> None:
         """Ask for chunk after chunk, one a turn, while there is room and until the producer has unregistered."""
         nothing_yet_s = 0.0
+        self._begun = True
+        later, self._later = self._later, None
+        if self._stopped:
+            _drop(later)
         try:
-            while True:
+            while not self._stopped:
+                before = self._received()
                 if inspect.isawaitable(later):
-                    await later
-                else:
-                    await asyncio.sleep(nothing_yet_s)
+                    await later  # which need not wait for anything, and so may not give the loop a turn
+                    nothing_yet_s = self._next_pause(nothing_yet_s, before)
                 if self._stopped or self.producer is not producer:
                     break
+                await asyncio.sleep(nothing_yet_s)
                 while not self._has_room():
                     self._room = self._loop.create_future()
                     try:
@@ -142,8 +152,8 @@ class Feed:
                         self._room = None
                 before = self._received()
                 later = producer.resume_producing()
-                least, most = NOTHING_YET_S
-                nothing_yet_s = min(max(least, 2 * nothing_yet_s), most) if self._received() == before else 0.0
+                if not inspect.isawaitable(later):
+                    nothing_yet_s = self._next_pause(nothing_yet_s, before)
         except asyncio.CancelledError as exc:
             self._failed(exc)
         except Exception as exc:
@@ -157,6 +167,11 @@ class Feed:
             except Exception as exc:
                 self._report(exc)
 
+    def _next_pause(self, pause_s: float, received_before: int) -> float:
+        """Return how long to leave a producer alone that wrote, or had nothing, when it was asked."""
+        least, most = NOTHING_YET_S
+        return 0.0 if self._received() > received_before else min(max(least, 2 * pause_s), most)
+
     def _raised(self, exc: Exception) -> None:
         self.producer = None  # a producer that raised is not stopped
         self._failed(exc)
@@ -169,7 +184,7 @@ class Feed:
             return
         if inspect.isawaitable(later):
             self._signals = self._loop.create_task(self._signal_later(self._signals, later))
-            self._signals.add_done_callback(self._signalled)
+            self._signals.add_done_callback(partial(self._signalled, later))
 
     async def _signal_later(self, earlier: asyncio.Task[None] | None, later: Awaitable[object]) -> None:
         if earlier is not None:
@@ -191,9 +206,20 @@ class Feed:
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None
+        if task.cancelled():  # with the loop, before its first turn
+            _drop(self._later)
+            self._failed(asyncio.CancelledError())
         self._quiet()
 
-    def _signalled(self, task: asyncio.Task[None]) -> None:
+    def _signalled(self, later: Any, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            _drop(later)
         if self._signals is task:
             self._signals = None
             self._quiet()
+
+
+def _drop(later: Any) -> None:
+    """Let go of an awaitable that nobody is going to await."""
+    if inspect.iscoroutine(later):
+        later.close()

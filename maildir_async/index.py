@@ -37,6 +37,7 @@ class Index(Sequence[Delivered | Existing]):
 
     def __init__(self) -> None:
         self._messages: list[Delivered | Existing] = []
+        self._listed: dict[str, Existing] = {}  # a message may be listed, and be told as delivered after that
 
     def load(self, paths: Iterable[str]) -> None:
         """Put what existed first, less what was delivered while it was being listed."""
@@ -44,10 +45,13 @@ class Index(Sequence[Delivered | Existing]):
             arrived = {message.key for message in self._messages}
             existing = [message for message in map(_existing, paths) if message.key not in arrived]
             self._messages[:0] = existing
+            self._listed = {message.key: message for message in existing}
 
     def append(self, delivered: Delivered) -> None:
-        """Add a message just delivered."""
+        """Add a message just delivered; it takes the place of itself, if the listing came upon it before."""
         with _lock:
+            if listed := self._listed.pop(delivered.key, None):
+                self._messages.remove(listed)
             self._messages.append(delivered)
 
     def __len__(self) -> int:

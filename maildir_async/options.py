@@ -1,7 +1,7 @@
 """What may be asked of one append: the options by name, and what makes each of them valid. Pure."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict
 
 from maildir_async.content import Newline
@@ -64,5 +64,9 @@ def nanoseconds(received_at: datetime | float | None) -> int | None:
     """Return a time in nanoseconds since the epoch. A datetime without a zone is local time, as always in Python."""
     if received_at is None:
         return None
-    seconds = received_at.timestamp() if isinstance(received_at, datetime) else received_at
-    return round(seconds * 1_000_000_000)
+    if isinstance(received_at, datetime):
+        return (received_at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1) * 1000
+    return round(received_at * 1_000_000) * 1000  # a float of today's seconds holds microseconds, not nanoseconds
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

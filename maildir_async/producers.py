@@ -134,6 +134,7 @@ class PushAdapter:
         self._resumed.set()
         self._over: asyncio.Future[None] = UncancellableFuture(loop=loop)
         self._task = loop.create_task(self._produce())
+        self._task.add_done_callback(lambda _: self._over.set_result(None))
 
     def pause_producing(self) -> None:
         """Write nothing more until resumed. A read that is under way goes on; its chunk is kept until then."""
@@ -156,8 +157,7 @@ class PushAdapter:
                 chunk = self._source.read()
                 if inspect.isawaitable(chunk):
                     chunk = await chunk
-                else:
-                    await asyncio.sleep(0)
+                await asyncio.sleep(0)  # neither of the others need give the loop a turn
                 await self._resumed.wait()
                 ended = _pass_on(self._source, chunk, self._consumer)
         except Exception as exc:
@@ -168,7 +168,6 @@ class PushAdapter:
         finally:
             if (closing := self._source.close()) is not None:
                 await closing
-            self._over.set_result(None)
 
 
 def _pass_on(source: Source, chunk: BytesLike | None, consumer: Consumer) -> bool:

@@ -195,7 +195,7 @@ class Target:
         failure: OSError | None = None
         try:
             disk.sync(self._fd)
-            above = self._directories.above(self._identity)
+            above = self._directories.above(self._path, self._identity)
             for path in above:
                 try:
                     sync_directory(disk, path)
@@ -203,7 +203,7 @@ class Target:
                     # Its parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
                     warnings.append(f"{path} could not be opened to be synced: {exc.strerror}")
             if above:
-                self._directories.found_durable(self._identity)
+                self._directories.found_durable(self._path, self._identity)
         except OSError as exc:
             failure = exc
         except BaseException as exc:

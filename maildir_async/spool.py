@@ -121,6 +121,8 @@ class Spool:
 
     def _wrote(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
+        if writing.cancelled():  # with the loop, before its first turn: its chunks are lost, and so is the message
+            self._failed(asyncio.CancelledError())
         self.write_out()
         self._quiet()
 

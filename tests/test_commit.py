@@ -79,11 +79,11 @@ async def test_each_loop_is_woken_once_per_batch(tmp_path: Path) -> None:
 
     maildir = Maildir(tmp_path / "m", commit=GroupCommit())
     await maildir.append(b"first use")
-    loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+    setattr(loop, "call_soon_threadsafe", counting)  # noqa: B010 a method may not be assigned to
     try:
         await asyncio.gather(*(maildir.append(b"%d" % number) for number in range(16)))
     finally:
-        loop.call_soon_threadsafe = original  # type: ignore[method-assign]
+        setattr(loop, "call_soon_threadsafe", original)  # noqa: B010
     assert len(wakes) == 1
 
 
@@ -140,12 +140,14 @@ def test_forked_child_has_a_committer_of_its_own(tmp_path: Path) -> None:
             if pid == 0:
                 _child(tmp_path / "m", tmp_path, writer)
             os.close(writer)
-            told = await asyncio.to_thread(os.read, reader, 1000)
-            os.close(reader)
-            _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+            try:
+                told = await asyncio.to_thread(os.read, reader, 1000)
+                os.close(reader)
+                _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+            finally:
+                release.set()
             assert told == b"ok", told
             assert status == 0
-            release.set()
         await asyncio.gather(*parents)
 
     asyncio.run(main())

@@ -67,7 +67,7 @@ class FaultDisk:
         with self._lock:
             this = Call(operation, self._paths.get(path, "") if isinstance(path, int) else path)
             self.calls.append(this)
-            faults = [fault for fault in self.faults if fault.matches(this)]
+            faults = [fault for fault in self.faults if fault.shorten is None and fault.matches(this)]
         for fault in faults:
             if fault.gate is not None:
                 fault.gate()
