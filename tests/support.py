@@ -1,0 +1,137 @@
+"""What several test files need: names that collide, forked children, gates for threads, looks at a maildir."""
+
+import asyncio
+import os
+import pickle
+import re
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from hypothesis import settings
+
+from maildir_async.names import UniqueNames
+
+T = TypeVar("T")
+
+#: For a property: the same examples in every run, however slow the machine.
+reproducible: Final = settings(deadline=None, database=None, derandomize=True)
+
+#: ``<sec>.M<µs>P<pid>Q<n>R<16 hex>.<host>``, where the host has nothing in it that a reader trips over.
+UNIQUE: Final = re.compile(
+    r"(?P<seconds>\d+)\.M(?P<micros>\d{6})P(?P<pid>\d+)Q(?P<count>\d+)R(?P<random>[0-9a-f]{16})"
+    r"\.(?P<host>(?:[!-+\-.0-9;-\[\]-~]|\\[0-7]{3})+)"
+)
+
+
+class ListedNames(UniqueNames):
+    """Gives the names of a list, then real ones: for collisions on purpose."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(hostname="host")
+        self._listed = list(names)
+
+    def next(self) -> str:
+        return self._listed.pop(0) if self._listed else super().next()
+
+
+def tree(root: str | os.PathLike[str]) -> dict[str, bytes | None]:
+    """Return what is below *root*: relative path → content of a file, None for anything else."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in Path(root).rglob("*")
+    }
+
+
+def contents(root: str | os.PathLike[str]) -> dict[str, list[bytes]]:
+    """Return the files' contents in each of a maildir's three directories, in the order of their names."""
+    return {
+        name: [path.read_bytes() for path in sorted(Path(root, name).glob("*"))]
+        for name in ("tmp", "new", "cur")
+        if Path(root, name).is_dir()
+    }
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Set the process's umask for a while."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def forked(job: Callable[[], T], *, children: int = 1) -> list[T]:
+    """Return what *job* returns in each of so many forked children, which run side by side and end before this does."""
+    running = list[tuple[int, int]]()
+    for _ in range(children):
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: forking beside threads, which is the point
+            pid = os.fork()
+        if pid == 0:
+            _run_child(job, writer)
+        os.close(writer)
+        running.append((pid, reader))
+    outcomes = list[tuple[bytes, int]]()
+    for pid, reader in running:
+        with open(reader, "rb") as stream:
+            said = stream.read()
+        outcomes.append((said, os.waitpid(pid, 0)[1]))
+    assert [status for _, status in outcomes] == [0] * children, "a child failed: see its traceback"
+    return [pickle.loads(said) for said, _ in outcomes]
+
+
+def _run_child(job: Callable[[], object], writer: int) -> None:
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)  # a child that hangs dies, and fails the test
+        with open(writer, "wb") as stream:
+            pickle.dump(job(), stream)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class Gate:
+    """For a `Fault`: holds the worker threads that come to it until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._opened = threading.Event()
+
+    def __call__(self) -> None:
+        self._reached.set()
+        assert self._opened.wait(10), "nobody opened the gate"
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a thread has come to it."""
+        return self._reached.is_set()
+
+    async def reached(self) -> None:
+        """Wait until a thread has come to it."""
+        assert await asyncio.to_thread(self._reached.wait, 10), "nobody came to the gate"
+
+    def open(self) -> None:
+        """Let everybody pass, now and later."""
+        self._opened.set()
+
+
+async def turns(count: int = 50) -> None:
+    """Give the loop so many turns: what needs no thread, and does not happen in them, does not happen."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def wire_size(data: bytes) -> int:
+    """Return how long *data* is with every line end a CRLF."""
+    return len(data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))

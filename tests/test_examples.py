@@ -1,0 +1,207 @@
+"""Every example runs as it stands: the daemons in processes of their own, the notebook in a kernel of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import maildir_async
+from maildir_async import Maildir
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(maildir_async.__file__).parents[1])}
+MESSAGE = b"Subject: example\r\n\r\n.leading dot\r\n8 bit \xc3\xa9\r\n"
+BIG = bytes(range(256)) * 8192  # 2 MiB
+
+
+class Daemon:
+    """A running example: its process, and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()
+        self.address = (host, int(port))
+
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """End it, and return its exit code and what it has said on stderr."""
+        self.process.send_signal(number)
+        _, stderr = self.process.communicate(timeout=30)
+        return self.process.returncode, stderr
+
+
+@contextlib.contextmanager
+def daemon(name: str, maildir: Path) -> Iterator[Daemon]:
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / name, "0", maildir],
+        env=ENVIRONMENT | {"PYTHONWARNINGS": "error"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield Daemon(process)
+        finally:
+            process.kill()
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.005)
+
+
+def stored(maildir: Path) -> list[bytes]:
+    assert list((maildir / "tmp").iterdir()) == []
+    return sorted(path.read_bytes() for path in (maildir / "new").iterdir())
+
+
+def answer(client: socket.socket) -> bytes | None:
+    """Return all that the daemon says; None if its connection was reset, as TCP does over bytes left unread."""
+    said = b""
+    try:
+        while received := client.recv(1000):
+            said += received
+    except ConnectionError:
+        return None
+    return said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_tcp_daemon_stores_what_clients_stream_to_it(number: signal.Signals, tmp_path: Path) -> None:
+    """Two clients send at once, are told 250 after the end of their messages, and both messages are there whole."""
+    with daemon("tcp_daemon.py", tmp_path / "m") as server:
+        with socket.create_connection(server.address) as one, socket.create_connection(server.address) as two:
+            one.sendall(BIG)
+            two.sendall(MESSAGE)
+            for client in (two, one):
+                client.shutdown(socket.SHUT_WR)
+                assert answer(client) == b"250 2.0.0 Stored\r\n"
+        assert stored(tmp_path / "m") == sorted([BIG, MESSAGE])
+        assert server.stop(number) == (0, "")
+
+
+def test_the_tcp_daemon_refuses_too_much_in_smtp_s_words(tmp_path: Path) -> None:
+    """A client that goes past the limit is told 552, and nothing of its message is left."""
+    with daemon("tcp_daemon.py", tmp_path / "m") as server:
+        with socket.create_connection(server.address) as client:
+            with contextlib.suppress(ConnectionError):
+                for _ in range(51):
+                    client.sendall(bytes(2**20))
+            assert answer(client) in (b"552 5.3.4 Message too large\r\n", None)
+        until(lambda: not any((tmp_path / "m/tmp").iterdir()))
+        assert stored(tmp_path / "m") == []
+        assert server.stop(signal.SIGTERM) == (0, "")
+
+
+def test_the_tcp_daemon_ends_cleanly_in_the_middle_of_a_message(tmp_path: Path) -> None:
+    """SIGTERM aborts what is being received: the client is told 421, and tmp/ is empty when the process has ended."""
+    with daemon("tcp_daemon.py", tmp_path / "m") as server, socket.create_connection(server.address) as client:
+        client.sendall(BIG)
+        until(lambda: (tmp_path / "m/tmp").is_dir() and any((tmp_path / "m/tmp").iterdir()))
+        assert server.stop(signal.SIGTERM) == (0, "")
+        assert answer(client) in (b"421 4.3.2 Shutting down\r\n", None)
+    assert stored(tmp_path / "m") == []
+
+
+def test_the_aiosmtpd_handler_stores_the_envelope_s_bytes(tmp_path: Path) -> None:
+    """After 250 the message is there, byte for byte: dots unstuffed, CRLF and 8-bit bytes kept."""
+    with daemon("aiosmtpd_handler.py", tmp_path / "m") as server:
+        with smtplib.SMTP(*server.address) as client:
+            assert client.sendmail("a@example.com", ["b@example.com"], MESSAGE) == {}
+        assert stored(tmp_path / "m") == [MESSAGE]
+        assert server.stop(signal.SIGTERM) == (0, "")
+
+
+def test_the_aiosmtpd_handler_answers_with_the_error_s_reply(tmp_path: Path) -> None:
+    """Where there can be no maildir the client is told so with a temporary code, and no path."""
+    (tmp_path / "m").write_bytes(b"a file")
+    with daemon("aiosmtpd_handler.py", tmp_path / "m") as server:
+        with smtplib.SMTP(*server.address) as client, pytest.raises(smtplib.SMTPDataError) as caught:
+            client.sendmail("a@example.com", ["b@example.com"], MESSAGE)
+        assert (caught.value.smtp_code, caught.value.smtp_error) == (451, b"4.3.5 Mailbox temporarily unavailable")
+        assert server.stop(signal.SIGINT) == (0, "")
+
+
+async def test_the_aiosmtpd_handler_tells_no_exception_s_text(tmp_path: Path) -> None:
+    """A defect reaches the client as a temporary failure, without the words of the exception."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from aiosmtpd_handler import MaildirHandler
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+    reply = await MaildirHandler(Maildir(tmp_path)).handle_exception(
+        OSError(5, "Input/output error", "/var/mail/alice")
+    )
+
+    assert reply.startswith("451 ")
+    assert "alice" not in reply
+
+
+RUN_NOTEBOOK = """
+import json, sys, nbformat
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+
+book = nbformat.read(sys.argv[1], as_version=4)
+# No installed kernel: the one that jupyter_client makes up for the interpreter it runs in.
+manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+assert manager.kernel_spec.argv[0] == sys.executable, manager.kernel_spec.argv
+NotebookClient(book, km=manager, timeout=60, resources={"metadata": {"path": sys.argv[2]}}).execute()
+print(json.dumps([cell.outputs for cell in book.cells if cell.cell_type == "code"]))
+"""
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    """Every cell of the quickstart runs, results show as HTML, failures as SMTP replies, and the mail is there."""
+    environment = ENVIRONMENT | {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_NOTEBOOK, EXAMPLES / "quickstart.ipynb", tmp_path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs: list[list[dict[str, Any]]] = json.loads(done.stdout)
+
+    shown = ["".join(output.get("data", {}).get("text/html", "") for output in cell) for cell in outputs]
+    assert ["<caption>Delivered</caption>" in html for html in shown[:4]] == [True] * 4
+    printed = "".join(output.get("text", "") for cell in outputs for output in cell)
+    assert "500 of 500 messages" in printed
+    assert "451 4.3.0" in printed
+    assert "552 5.3.4 Message too large" in printed
+    assert "503 messages; the last one: number 499" in printed
+    assert (tmp_path / "Maildir/tmp").is_dir()
+    assert not any((tmp_path / "Maildir/tmp").iterdir())
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    """What is in the repository is what a reader runs, not what somebody's machine once said."""
+    book = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [(cell["outputs"], cell["execution_count"]) for cell in cells] == [([], None)] * len(cells)
+
+
+def test_every_example_has_a_test() -> None:
+    """Nothing lies in examples/ that is not run here, and each program is no longer than a page."""
+    names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert names == {"tcp_daemon.py", "aiosmtpd_handler.py", "quickstart.ipynb"}
+    for program in EXAMPLES.glob("*.py"):
+        code = [line for line in program.read_text().splitlines() if line.strip()]
+        assert 10 <= len(code) <= 30, program

@@ -1,0 +1,298 @@
+"""The public names, and the order of the layers: what every other program, and every other module, may rely on."""
+
+import ast
+import asyncio
+import functools
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+import maildir_async
+from maildir_async import AppendTask, Delivered, Durability, GroupCommit, Maildir
+from maildir_async.options import AppendOptions, MessageOptions
+
+PACKAGE: Final = Path(maildir_async.__file__).parent
+
+#: The layers of DESIGN.md: a module imports from its own and those below it.
+LAYERS: Final[dict[int, set[str]]] = {
+    0: {"buffer", "content", "delivered", "errors", "names", "options", "states"},
+    1: {"crew", "directories", "disk", "tmpfile"},
+    2: {"admission", "commit", "feed", "producers", "rounds", "sources", "spool", "worker"},
+    3: {"append"},
+    4: {"index", "maildir", "many"},
+    5: {"__init__", "__main__", "cli", "testing"},
+}
+LAYER: Final = {module: layer for layer, modules in LAYERS.items() for module in modules}
+
+ASYNC: Final = {"asyncio", "anyio", "aiofiles"}
+
+#: Functions of the os module that change a file system or make it durable. (close and the like only let go.)
+CHANGES: Final = {
+    *("open", "write", "pwrite", "writev", "fsync", "fdatasync", "sync", "rename", "renames", "replace", "link"),
+    *("symlink", "unlink", "remove", "mkdir", "makedirs", "rmdir", "removedirs", "mkfifo", "mknod", "utime", "chmod"),
+    *("fchmod", "chown", "fchown", "truncate", "ftruncate", "posix_fadvise"),
+}
+
+
+@functools.cache
+def trees() -> dict[str, list[ast.Module]]:
+    """Return the syntax trees of each module, those of a package within ours being one module."""
+    found: dict[str, list[ast.Module]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        found.setdefault(name, []).append(ast.parse(path.read_text()))
+    return found
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Return the full names of the modules imported anywhere in *tree*, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            assert node.module is not None
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+@functools.cache
+def uses(module: str) -> set[str]:
+    """Return the modules of ours that *module* imports."""
+    found: set[str] = set()
+    for tree in trees()[module]:
+        for name in imports(tree):
+            head, _, rest = name.partition(".")
+            if head == "maildir_async":
+                inner = rest.partition(".")[0]
+                found.add(inner if inner in LAYER else "__init__")
+    return found - {module}
+
+
+def test_every_module_has_its_layer() -> None:
+    """The table of layers names the modules there are, no more and no fewer."""
+    assert set(trees()) == set(LAYER)
+
+
+def test_design_has_the_same_layers() -> None:
+    """DESIGN.md draws these layers, and has a line for each file."""
+    design = (Path(__file__).parents[1] / "DESIGN.md").read_text()
+    section = design.partition("## Layers")[2].split("```")[1]
+    drawn = {
+        int(layer): set(re.findall(r"\w+", modules))
+        for layer, modules in re.findall(r"^L(\d) \w+ +((?:\w+, )*\w+)", section, re.MULTILINE)
+    }
+    told = re.findall(r"`(\w+)\.py`|`(testing)/`", design.partition("## Code structure")[2])
+
+    assert drawn == LAYERS | {5: LAYERS[5] - {"__init__"}}
+    assert sorted(map("".join, told)) == sorted(set(LAYER) - {"__init__"})
+
+
+@pytest.mark.parametrize("module", LAYER)
+def test_imports_go_down_only(module: str) -> None:
+    """A module imports from its own layer and those below; an edge from no other edge but `__main__` from `cli`."""
+    allowed = {other for other, layer in LAYER.items() if layer <= min(LAYER[module], 4)}
+    if module == "__main__":
+        allowed.add("cli")
+    assert uses(module) <= allowed
+
+
+def test_no_import_goes_round() -> None:
+    """Within a layer too, no module imports itself by way of others."""
+    order: list[str] = []
+
+    def visit(module: str, through: tuple[str, ...]) -> None:
+        assert module not in through, " imports ".join((*through, module))
+        if module not in order:
+            for other in sorted(uses(module)):
+                visit(other, (*through, module))
+            order.append(module)
+
+    for module in LAYER:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", sorted(LAYERS[0] | LAYERS[1]))
+def test_the_lower_layers_know_no_event_loop(module: str) -> None:
+    """L0 and L1 import neither asyncio nor anything made for it, and have no coroutine."""
+    for tree in trees()[module]:
+        assert {name.partition(".")[0] for name in imports(tree)} & ASYNC == set()
+        assert [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)] == []
+
+
+@pytest.mark.parametrize("module", sorted(set(LAYER) - {"disk", "testing", "cli"}))
+def test_only_disk_changes_the_file_system(module: str) -> None:
+    """No other module calls what changes files or directories, or opens any: it would go past the `Disk`."""
+    for tree in trees()[module]:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                of = node.func.value
+                called = (of.id if isinstance(of, ast.Name) else "", node.func.attr)
+                assert called[0] != "os" or called[1] not in CHANGES, f"{module}:{node.lineno}: {'.'.join(called)}"
+            assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open")
+        assert {"shutil", "tempfile", "pathlib"} & imports(tree) == set()
+
+
+def test_the_package_exports_what_it_says() -> None:
+    """`__all__` is sorted, and lists every public name of the package that is not a module; each has a docstring."""
+    public = {
+        name for name, value in vars(maildir_async).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert list(maildir_async.__all__) == sorted(public)
+    for name in public:
+        assert inspect.getdoc(getattr(maildir_async, name)), name
+
+
+@pytest.mark.parametrize("module", sorted(set(LAYER) - {"__init__", "__main__"}))
+def test_each_module_exports_what_it_says(module: str) -> None:
+    """The names in a module's `__all__` are there."""
+    imported = __import__(f"maildir_async.{module}", fromlist=["__all__"])
+    assert [name for name in imported.__all__ if not hasattr(imported, name)] == []
+
+
+def test_the_import_costs_little() -> None:
+    """`import maildir_async` imports, beyond what its dependencies do, nothing that only some programs need."""
+    program = (
+        "import sys, asyncio, anyio, anyio.abc, aiofiles.threadpool.binary, email.message\n"
+        "before = set(sys.modules)\n"
+        "import maildir_async\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    unwanted = {
+        "argparse",
+        "ctypes",
+        "ssl",
+        "json",
+        "http",
+        "mailbox",
+        "multiprocessing",
+        "tempfile",
+        "unittest",
+        "zlib",
+    }
+    assert "maildir_async" in done.stdout.split()
+    assert set(done.stdout.split()) & unwanted == set()
+
+
+REQUIRED: Final[Any] = inspect.Parameter.empty
+
+OPTIONS: Final[dict[str, Any]] = {
+    "flags": "",
+    "received_at": None,
+    "prefix": b"",
+    "newline": "keep",
+    "durability": None,
+    "size_limit": None,
+    "on_progress": None,
+}
+
+#: What may be called, by position, then by keyword only, and with which defaults.
+SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
+    (
+        Maildir,
+        ["path"],
+        {
+            "create": True,
+            "durability": Durability.FULL,
+            "commit": None,
+            "file_mode": 0o600,
+            "size_limit": None,
+            "hostname": None,
+        },
+    ),
+    (Maildir.append, ["self", "message"], OPTIONS),
+    (Maildir.open_append, ["self"], {}),
+    (Maildir.append_many, ["self", "messages"], {"concurrency": 64, "on_progress": None, "return_exceptions": False}),
+    (Maildir.clean_tmp, ["self", "older_than"], {}),
+    (Maildir.create, ["self"], {}),
+    (Maildir.index, ["self"], {}),
+    (Maildir.statistics, ["self"], {}),
+    (Maildir.aclose, ["self"], {}),
+    (AppendTask, ["maildir", "message"], OPTIONS),
+    (AppendTask.start, ["self"], {}),
+    (AppendTask.cancel, ["self"], {}),
+    (AppendTask.fail, ["self", "exc"], {}),
+    (AppendTask.register_producer, ["self", "producer", "streaming"], {}),
+    (AppendTask.unregister_producer, ["self"], {}),
+    (AppendTask.write, ["self", "data"], {}),
+    (AppendTask.send, ["self", "data"], {}),
+    (GroupCommit, [], {"max_pending": 4096, "max_pending_bytes": 256 * 2**20, "wait": True}),
+    (maildir_async.as_producer, ["message", "consumer"], {"streaming": False}),
+]
+
+
+@pytest.mark.parametrize(
+    ("called", "positional", "keywords"), SIGNATURES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_the_public_signatures_are_those_designed(called: Any, positional: list[str], keywords: dict[str, Any]) -> None:
+    """Each public call takes these arguments; options are keyword-only, and mean by default what they are told to."""
+    parameters = inspect.signature(called).parameters.values()
+
+    by_position = [found.name for found in parameters if found.kind is found.POSITIONAL_OR_KEYWORD]
+    by_keyword = {found.name: found.default for found in parameters if found.kind is found.KEYWORD_ONLY}
+
+    assert by_position == positional
+    assert by_keyword | keywords == by_keyword
+
+
+def test_options_in_a_bundle_are_those_of_append() -> None:
+    """`open_append` takes every option of `append`, and `append_many` all but the progress of one message."""
+    options = {
+        found.name
+        for found in inspect.signature(Maildir.append).parameters.values()
+        if found.kind is found.KEYWORD_ONLY
+    }
+    for method, bundle, names in (
+        (Maildir.open_append, AppendOptions, options),
+        (Maildir.append_many, MessageOptions, options - {"on_progress"}),
+    ):
+        *_, last = inspect.signature(method).parameters.values()
+        assert last.kind is last.VAR_KEYWORD
+        assert bundle.__name__ in str(last.annotation)
+        assert set(bundle.__annotations__) == names
+
+
+def test_what_a_delivery_tells() -> None:
+    """`Delivered` and `AppendTask` have the attributes that programs read."""
+    delivered = {
+        "path",
+        "key",
+        "folder",
+        "flags",
+        "size",
+        "wire_size",
+        "durability",
+        "queued_s",
+        "commit_s",
+        "warnings",
+    }
+    assert delivered == set(Delivered.__slots__)
+    for name in ("future", "state", "tmp_path", "bytes_written"):
+        assert isinstance(vars(AppendTask)[name], property)
+    for name in ("append", "append_many", "create", "clean_tmp", "index", "aclose"):
+        assert inspect.iscoroutinefunction(vars(Maildir)[name])
+    assert not inspect.iscoroutinefunction(Maildir.open_append)
+
+
+def test_the_errors_form_the_tree_that_is_drawn() -> None:
+    """An `except MaildirError` catches all; an `AppendError` that is not uncertain means nothing was delivered."""
+    tree = {
+        maildir_async.MaildirError: Exception,
+        maildir_async.NotAMaildirError: maildir_async.MaildirError,
+        maildir_async.AppendError: maildir_async.MaildirError,
+        maildir_async.BusyError: maildir_async.AppendError,
+        maildir_async.MessageTooLargeError: maildir_async.AppendError,
+        maildir_async.UncertainAppendError: maildir_async.AppendError,
+    }
+    assert {error: error.__base__ for error in tree} == tree
+    assert not issubclass(asyncio.CancelledError, maildir_async.MaildirError)
