@@ -12,7 +12,9 @@ leaves the round, which goes on without it, and the thread that hangs finishes i
 nobody but itself.
 """
 
+import contextlib
 import errno
+import os
 import threading
 import time
 from asyncio import AbstractEventLoop
@@ -186,6 +188,13 @@ class Target:
                     disk.close(fd)
                     raise
                 self._fd = fd
+                _open_targets.add(self)
+
+    def disown(self) -> None:
+        """Close it and do nothing else: it belongs to the process this forked from."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        self._fd = -1
 
     def sync(self) -> None:
         """Sync and close it, and tell its entries. Never raises."""
@@ -208,6 +217,7 @@ class Target:
             failure = exc
         except BaseException as exc:
             failure = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
+        _open_targets.discard(self)
         try:
             disk.close(self._fd)
         except OSError as exc:
@@ -216,6 +226,19 @@ class Target:
         for entry in self.entries:
             if entry.error is None:
                 entry.directory_synced(failure, warnings)
+
+
+_open_targets: Final[set[Target]] = set()
+
+
+def _close_parents_directories() -> None:
+    """In a forked child: close what the parent's batches have open."""
+    for target in list(_open_targets):
+        target.disown()
+    _open_targets.clear()
+
+
+os.register_at_fork(after_in_child=_close_parents_directories)
 
 
 STEPS: Final[tuple[Stage, ...]] = ("write", "sync", "publish", "sync_directory")

@@ -117,7 +117,8 @@ def test_several_loops_and_threads_at_once(tmp_path: Path) -> None:
     assert len(Look(maildir.path).names("new")) == 400
 
 
-def test_forked_child_has_a_committer_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hanging", ["m/tmp/", "m/new"], ids=["in a file sync", "in a directory sync"])
+def test_forked_child_has_a_committer_of_its_own(tmp_path: Path, hanging: str) -> None:
     """A child forked in the middle of deliveries delivers its own, and leaves the parent's alone."""
 
     async def main() -> None:
@@ -127,7 +128,7 @@ def test_forked_child_has_a_committer_of_its_own(tmp_path: Path) -> None:
             began.set()
             assert release.wait(60)
 
-        maildir = Maildir(tmp_path / "m", disk=FaultDisk(Fault("sync", path="m/tmp/", gate=gate)))
+        maildir = Maildir(tmp_path / "m", disk=FaultDisk(Fault("sync", path=hanging, gate=gate)))
         parents = [asyncio.ensure_future(maildir.append(b"parent %d" % number)) for number in range(8)]
         async with maildir.open_append() as task:
             await task.send(b"s" * 600_000)
