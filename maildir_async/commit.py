@@ -22,6 +22,7 @@ from typing import Final
 
 from maildir_async.admission import Admission, Place
 from maildir_async.crew import Crew
+from maildir_async.donation import Donation
 from maildir_async.errors import AppendError
 from maildir_async.rounds import Entry, Round
 from maildir_async.tmpfile import TmpFile, discard_all
@@ -98,6 +99,7 @@ class GroupCommit:
         self._queue: deque[Entry] = deque()
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
         self._leading = False
+        self._donation = Donation(lambda: self._leading or bool(self._streams))
         self._round: Round | None = None
         self._watching = False
         self._streams: dict[TmpFile, AbstractEventLoop] = {}
@@ -145,6 +147,7 @@ class GroupCommit:
         with self._lock:
             self._streams[tmpfile] = loop
             self._watch()
+        self._donation.watch(loop)
 
     def stream_over(self, tmpfile: TmpFile) -> None:
         """Keep no more eye on it."""
@@ -156,6 +159,7 @@ class GroupCommit:
         with self._lock:
             self._queue.extend(entries)
             lead, self._leading = not self._leading, True
+        self._donation.watch(entries[0].loop)
         if lead:
             try:
                 self._committers.run(self._lead)
@@ -226,6 +230,7 @@ class GroupCommit:
         for entry in entries:
             entry.conclude()
             by_loop.setdefault(entry.loop, []).append(entry)
+        self._donation.enough()
         for loop, settled in by_loop.items():
             # A closed loop has nobody left to tell; the messages are where the promises say.
             with contextlib.suppress(RuntimeError):

@@ -22,7 +22,7 @@ PACKAGE: Final = Path(maildir_async.__file__).parent
 LAYERS: Final[dict[int, set[str]]] = {
     0: {"buffer", "content", "delivered", "errors", "names", "options", "states"},
     1: {"crew", "directories", "disk", "tmpfile"},
-    2: {"admission", "commit", "feed", "producers", "rounds", "sources", "spool", "worker"},
+    2: {"admission", "commit", "donation", "feed", "producers", "rounds", "sources", "spool", "worker"},
     3: {"append"},
     4: {"index", "maildir", "many"},
     5: {"__init__", "__main__", "cli", "testing"},
