@@ -42,6 +42,32 @@ async def test_what_is_asked_for_in_one_turn_is_one_batch(tmp_path: Path) -> Non
     assert syncs == {"tmp": 64, f"{maildir.path}/new": 1}
 
 
+@pytest.mark.parametrize("path", ["/tmp/", "/new"], ids=["files", "directories"])
+async def test_syncs_of_a_batch_run_side_by_side(tmp_path: Path, path: str) -> None:
+    """While one file, or directory, of a batch is being synced, another is: that is what a journal merges."""
+    lock, together = threading.Lock(), threading.Event()
+    syncing = 0
+
+    def gate() -> None:
+        nonlocal syncing
+        with lock:
+            syncing += 1
+            if syncing == 2:
+                together.set()
+        together.wait(0.2)  # shorter than the patience with a sync that hangs
+        with lock:
+            syncing -= 1
+
+    disk = FaultDisk()
+    commit = GroupCommit()
+    maildirs = [Maildir(tmp_path / name, disk=disk, commit=commit) for name in ("a", "b")]
+    for maildir in maildirs:
+        await maildir.append(b"first use")
+        disk.faults.append(Fault("sync", nth=0, path=maildir.path + path, gate=gate))
+    await asyncio.gather(*(maildir.append(b"message") for maildir in maildirs))
+    assert together.is_set()
+
+
 async def test_what_arrives_meanwhile_is_the_next_batch(tmp_path: Path) -> None:
     """While one batch is on the disk, what arrives gathers without a timer, and goes together as the next."""
     began, release = threading.Event(), threading.Event()
