@@ -4,6 +4,7 @@ import threading
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["Admission", "Place"]
 
@@ -78,14 +79,12 @@ class Admission:
     ) -> Place | None:
         """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full."""
         with self._lock:
-            fits = not self._waiting and self._fits(cost)
-            if not fits and not wait:
+            if not wait and (self._waiting or not self._fits(cost)):
                 return None
             place = Place(self, cost, loop, on_granted)
-            if fits:
-                self._grant(place)
-            else:
-                self._waiting.append(place)
+            self._waiting.append(place)
+            others = [granted for granted in self._grant_what_fits() if granted is not place]
+        _tell(others)
         return place
 
     def release(self, place: Place) -> None:
@@ -95,21 +94,35 @@ class Admission:
                 self.pending -= 1
                 self.pending_bytes -= place.cost
             else:
-                self._waiting.remove(place)
-            granted: list[Place] = []
-            while self._waiting and self._fits(self._waiting[0].cost):
-                granted.append(self._waiting.popleft())
-                self._grant(granted[-1])
-        for next_place in granted:
-            if not next_place.tell():
-                next_place.release()
+                with suppress(ValueError):  # being looked at, further up in this thread
+                    self._waiting.remove(place)
+            granted = self._grant_what_fits()
+        _tell(granted)
+
+    def _grant_what_fits(self) -> list[Place]:
+        """Grant places in order. The garbage collector may release one meanwhile, in this very thread."""
+        granted: list[Place] = []
+        while self._waiting:
+            place = self._waiting.popleft()
+            pending = self.pending
+            if not self._fits(place.cost):
+                self._waiting.appendleft(place)
+                if pending == self.pending:
+                    break
+                continue
+            place.granted = True
+            self.pending += 1
+            self.pending_bytes += place.cost
+            granted.append(place)
+        return granted
 
     def _fits(self, cost: int) -> bool:
         if self.pending == 0:
             return True
         return self.pending < self._max_pending and self.pending_bytes + cost <= self._max_pending_bytes
 
-    def _grant(self, place: Place) -> None:
-        place.granted = True
-        self.pending += 1
-        self.pending_bytes += place.cost
+
+def _tell(granted: list[Place]) -> None:
+    for place in granted:
+        if not place.tell():
+            place.release()

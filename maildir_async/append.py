@@ -320,7 +320,12 @@ class AppendTask:
             return
         message, self._message = self._message, None
         if message is not None:
-            self._feed.register(as_producer(message, self), streaming=False)
+            try:
+                producer = as_producer(message, self)
+            except Exception as exc:  # by its __iter__ or __aiter__
+                self._abort(source_error(exc))
+            else:
+                self._feed.register(producer, streaming=False)
             return
         self._spool.write_out()
         self._made_room()
@@ -440,11 +445,9 @@ class AppendTask:
         # What does not need the loop comes first: it may be closed, and a coroutine on it being thrown away.
         if self._place is not None:
             self._place.release()
-        with suppress(RuntimeError):
-            self._spool.discard()
-            self._feed.stop()
-            self._changed()
-            self._end_if_quiet()
+        for step in (self._spool.discard, self._feed.stop, self._changed, self._end_if_quiet):
+            with suppress(RuntimeError):
+                step()
         return True
 
     def _end_if_quiet(self) -> None:

@@ -95,7 +95,8 @@ class GroupCommit:
         _commits.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # The garbage collector may throw a delivery away whose loop is gone, in a thread that holds this.
+        self._lock = threading.RLock()
         self._queue: deque[Entry] = deque()
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
         self._leading = False
@@ -140,6 +141,8 @@ class GroupCommit:
         """Take *entry* back if no batch has begun with it; return whether that is so."""
         with self._lock:
             entry.withdrawn = not entry.taken
+            if entry.withdrawn:
+                entry.chunks = ()  # it may stay in the queue for as long as a disk hangs
             return entry.withdrawn
 
     def stream_opened(self, tmpfile: TmpFile, loop: AbstractEventLoop) -> None:
@@ -182,9 +185,16 @@ class GroupCommit:
         """Take batches to the disk until none is waiting. Runs in one worker thread at a time."""
         try:
             self._take_rounds(round_)
-        except BaseException:
+        except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
             with self._lock:
-                self._leading = False  # whatever it was, the next message finds a leader
+                failed, self._round = self._round, None
+                self._leading = bool(self._queue)
+            if failed is not None:
+                for entry in failed.entries:
+                    entry.give_up(exc)
+                self._settle(failed.entries)
+            if self._leading:
+                self._committers.run(self._lead)
             raise
 
     def _take_rounds(self, round_: Round | None) -> None:
@@ -247,6 +257,13 @@ class GroupCommit:
                 self._watching = False
 
     def _keep_watch(self) -> None:
+        try:
+            self._watch_on()
+        except BaseException:  # no memory, for one: the next round has it kept again
+            self._watching = False
+            raise
+
+    def _watch_on(self) -> None:
         seen: tuple[Round | None, int] = (None, 0)
         while True:
             time.sleep(PATIENCE_S)
@@ -254,15 +271,24 @@ class GroupCommit:
                 if not self._leading and not self._streams:
                     self._watching = False
                     return
-            for tmpfile, loop in list(self._streams.items()):
-                if loop.is_closed():
-                    self.stream_over(tmpfile)
-                    self.stream_crew.run(tmpfile.discard)
-            round_ = self._round
-            now = (round_, round_.moves if round_ else 0)
-            if round_ is not None and now == seen and round_.depose_hanging_driver():
-                self._committers.run(partial(self._lead, round_))
-            seen = now
+            with contextlib.suppress(RuntimeError):  # no thread to be had: at the next look, perhaps
+                self._discard_orphans()
+                seen = self._replace_hanging_leader(seen)
+
+    def _discard_orphans(self) -> None:
+        """Discard what was being received on loops that have been closed."""
+        for tmpfile, loop in list(self._streams.items()):
+            if loop.is_closed():
+                self.stream_crew.run(tmpfile.discard)
+                self.stream_over(tmpfile)
+
+    def _replace_hanging_leader(self, seen: tuple[Round | None, int]) -> tuple[Round | None, int]:
+        """Have another thread lead, if the round and its moves are as *seen* at the last look; return them."""
+        round_ = self._round
+        now = (round_, round_.moves if round_ else 0)
+        if round_ is not None and now == seen and round_.depose_hanging_driver():
+            self._committers.run(partial(self._lead, round_))
+        return now
 
 
 class _Turn:

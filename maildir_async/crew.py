@@ -34,7 +34,7 @@ class Crew(Executor):
 
     def _reset(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may run a job, in a thread that holds it
         self._threads = 0
         self._unfinished = 0  # jobs given and not finished
         self._started = 0
@@ -45,12 +45,10 @@ class Crew(Executor):
         Raises RuntimeError where there is no thread and none can be started.
         """
         with self._lock:
+            if self._unfinished >= self._threads and self._threads < self._size:
+                self._start_thread()
             self._unfinished += 1
-            start = self._unfinished > self._threads and self._threads < self._size
-            self._threads += start
-        self._jobs.put(job)
-        if start:
-            self._start_thread()
+            self._jobs.put(job)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a thread call *fn* (the interface of `concurrent.futures`, for asyncio and aiofiles)."""
@@ -92,13 +90,10 @@ class Crew(Executor):
         try:
             thread.start()
         except RuntimeError:
-            with self._lock:
-                self._threads -= 1
-                if self._threads:
-                    return  # the others will come to it
-                self._unfinished -= 1
-                self._jobs.get()
-            raise
+            if not self._threads:
+                raise
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while True:

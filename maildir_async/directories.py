@@ -20,6 +20,9 @@ SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 
 #: What this process has found or made durable: (disk, path of a new/ or cur/) → identity of that directory.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int]]] = {}
+#: Directories that a delivery of this process is making, and has not synced yet.
+_fresh: Final[set[tuple[Disk, str]]] = set()
+
 _DURABLE_MAX: Final = 16384  # entries of about 300 bytes; a forgotten one costs two syncs at its next use
 
 
@@ -80,8 +83,9 @@ class Directories:
             self._make_directory(self.subdirectory(name))
         # Whoever won the race for one of these may not have synced it, so all are synced, innermost first:
         # no directory is durable before what it is to hold.
-        for path in (self.path, *map(os.path.dirname, missing)):
+        for path in (self.path, *map(os.path.dirname, missing), *self._fresh_above(existing)):
             sync_directory(self.disk, path)
+        _fresh.difference_update((self.disk, path) for path in (*missing, *map(self.subdirectory, SUBDIRECTORIES)))
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -95,6 +99,7 @@ class Directories:
 
     def _make_directory(self, path: str) -> None:
         try:
+            _fresh.add((self.disk, path))
             self.disk.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
             if not self._is_directory(path):
@@ -122,7 +127,15 @@ class Directories:
         if _durable.get((self.disk, target)) == identity:
             return []
         # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
-        return [self.path, f"{self.path}/.."]
+        return [self.path, f"{self.path}/..", *self._fresh_above(self.path)[1:]]
+
+    def _fresh_above(self, path: str) -> list[str]:
+        """Return the directories to sync because another delivery has made what is in them, and not synced it yet."""
+        above: list[str] = []
+        while (self.disk, path) in _fresh:
+            path = os.path.dirname(path)
+            above.append(path)
+        return above
 
     def found_durable(self, target: str, identity: tuple[int, int]) -> None:
         """Remember that what is `above` it has been synced."""

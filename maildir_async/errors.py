@@ -29,9 +29,9 @@ __all__ = [
 Stage = Literal[
     "queue",  # waiting for a place among the pending deliveries
     "receive",  # reading from the source
-    "create",  # making the maildir or the file in tmp/
-    "write",
-    "sync",  # the file's own sync, and its times and mode
+    "create",  # making the maildir or the file in tmp/, with its mode
+    "write",  # its bytes and times
+    "sync",
     "close",
     "publish",  # becoming visible in new/ or cur/
     "sync_directory",

@@ -206,14 +206,18 @@ class Feed:
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None
-        if task.cancelled():  # with the loop, before its first turn
+        # Cancelled with the loop before its first turn, or ended by a KeyboardInterrupt: a chunk may be lost.
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if failure is not None:
             _drop(self._later)
-            self._failed(asyncio.CancelledError())
+            self._failed(failure)
         self._quiet()
 
     def _signalled(self, later: Any, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             _drop(later)
+        elif (exc := task.exception()) is not None:
+            self._failed(exc)
         if self._signals is task:
             self._signals = None
             self._quiet()

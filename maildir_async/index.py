@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, overload
@@ -36,20 +37,23 @@ class Index(Sequence[Delivered | Existing]):
     """
 
     def __init__(self) -> None:
+        _indexes.add(self)
+        self._lock = threading.Lock()
         self._messages: list[Delivered | Existing] = []
         self._listed: dict[str, Existing] = {}  # a message may be listed, and be told as delivered after that
 
     def load(self, paths: Iterable[str]) -> None:
         """Put what existed first, less what was delivered while it was being listed."""
-        with _lock:
+        existing = [_existing(path) for path in paths]
+        with self._lock:
             arrived = {message.key for message in self._messages}
-            existing = [message for message in map(_existing, paths) if message.key not in arrived]
+            existing = [message for message in existing if message.key not in arrived]
             self._messages[:0] = existing
             self._listed = {message.key: message for message in existing}
 
     def append(self, delivered: Delivered) -> None:
         """Add a message just delivered; it takes the place of itself, if the listing came upon it before."""
-        with _lock:
+        with self._lock:
             if listed := self._listed.pop(delivered.key, None):
                 self._messages.remove(listed)
             self._messages.append(delivered)
@@ -74,4 +78,10 @@ def _existing(path: str) -> Existing:
     return Existing(path, key_of(name), info[2:] if info.startswith("2,") else "")
 
 
-_lock: Final = threading.Lock()
+def _renew_locks() -> None:
+    for index in list(_indexes):
+        index._lock = threading.Lock()  # pyright: ignore[reportPrivateUsage] this module's own
+
+
+_indexes: Final["weakref.WeakSet[Index]"] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_renew_locks)

@@ -270,10 +270,11 @@ class Maildir:
         it may not be made: `NotAMaildirError`.
         """
         index = Index()
-        if self._indexes is None:
-            self._indexes = weakref.WeakSet()
-        self._indexes.add(index)
-        index.load(await self._in_thread(self.directories.messages))
+        with _bookkeeping:
+            if self._indexes is None:
+                self._indexes = weakref.WeakSet()
+            self._indexes.add(index)
+        await self._in_thread(lambda: index.load(self.directories.messages()))
         return index
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
@@ -347,13 +348,13 @@ class Maildir:
                 return
             self._delivered += 1
             self._bytes_stored += entry.delivered.size
-            indexes = list(self._indexes) if self._indexes else []
+            indexes = _members(self._indexes)
         for index in indexes:
             index.append(entry.delivered)
 
     def _live_tasks(self) -> list[AppendTask]:
         with _bookkeeping:
-            return [task for task in self._tasks or () if not task.is_orphan]
+            return [task for task in _members(self._tasks) if not task.is_orphan]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         outcome = run_in_thread(asyncio.get_running_loop(), self.commit.stream_crew, call)
@@ -376,12 +377,22 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-_bookkeeping = threading.Lock()  # counts, sets of tasks and indexes, of all maildirs: held for moments only
+def _members(weak: "weakref.WeakSet[T] | None") -> list[T]:
+    while True:
+        try:
+            return list(weak or ())
+        except RuntimeError:  # the garbage collector came, and with it a task's end: see _bookkeeping
+            continue
+
+
+# Counts, sets of tasks and indexes, of all maildirs: held for moments only. The garbage collector may come meanwhile,
+# throw a delivery away whose loop is gone, and so come back here in the same thread.
+_bookkeeping = threading.RLock()
 
 
 def _renew_lock() -> None:
     global _bookkeeping
-    _bookkeeping = threading.Lock()
+    _bookkeeping = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)

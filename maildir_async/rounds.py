@@ -117,6 +117,7 @@ class Entry:
                 if last_try:
                     raise
                 self.tmpfile.directories.make_missing()
+                target.close()  # what is open may be a directory that has been removed
             else:
                 return
 
@@ -124,8 +125,19 @@ class Entry:
         """Not delivered, for *exc*: remove what there is of it."""
         self.error = append_error(exc, path=self.tmpfile.directories.path, stage=self.tmpfile.stage)
         self.chunks = ()
-        if note := self.tmpfile.discard():
+        try:
+            note = self.tmpfile.discard()
+        except BaseException as further:  # no memory, for one
+            note = f"the file in tmp/ could not be removed: {type(further).__name__}: {further}"
+        if note:
             self.error.add_note(note)
+
+    def give_up(self, exc: BaseException) -> None:
+        """Its round has failed as a whole, by a mistake of ours or for want of memory."""
+        if not self.tmpfile.published:
+            self.fail(exc)
+        elif self.error is None:
+            self.directory_synced(OSError(errno.EIO, f"{type(exc).__name__}: {exc}"), ())
 
     def directory_synced(self, exc: OSError | None, warnings: Iterable[str]) -> None:
         """Learn what the sync of its directory came to."""
@@ -160,18 +172,22 @@ class Entry:
                 warnings=tuple(tmpfile.warnings),
             )
         self.place.release()
-        self.record(self)
+        try:
+            self.record(self)
+        except BaseException as exc:  # a mistake of ours, by which nobody else may lose his answer
+            threading.excepthook(threading.ExceptHookArgs((type(exc), exc, None, threading.current_thread())))
 
 
 class Target:
     """A directory that gets messages, to be synced once for all of them."""
 
-    __slots__ = ("_directories", "_fd", "_identity", "_lock", "_path", "entries")
+    __slots__ = ("_directories", "_fd", "_identity", "_lock", "_over", "_path", "entries")
 
     def __init__(self, entry: Entry) -> None:
         self._directories = entry.tmpfile.directories
         self._path = entry.tmpfile.target
         self._fd = -1
+        self._over = False  # synced: whoever opens it only now has been left behind, and has another of its own
         self._lock = threading.Lock()
         self._identity = (0, 0)
         self.entries: list[Entry] = []
@@ -189,6 +205,19 @@ class Target:
                     raise
                 self._fd = fd
                 _open_targets.add(self)
+                if self._over:
+                    self._close()
+
+    def close(self) -> None:
+        """Close it, to be opened anew."""
+        with self._lock, contextlib.suppress(OSError):  # nothing has been synced by this descriptor
+            self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            _open_targets.discard(self)
+            self._directories.disk.close(fd)
 
     def disown(self) -> None:
         """Close it and do nothing else: it belongs to the process this forked from."""
@@ -198,7 +227,8 @@ class Target:
 
     def sync(self) -> None:
         """Sync and close it, and tell its entries. Never raises."""
-        if self._fd < 0:  # it could not be opened: its entries have failed
+        self._over = True
+        if self._fd < 0:  # it could not be opened: its entries have failed. Or somebody hangs in opening it.
             return
         disk, warnings = self._directories.disk, list[str]()
         failure: OSError | None = None
@@ -217,12 +247,10 @@ class Target:
             failure = exc
         except BaseException as exc:
             failure = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
-        _open_targets.discard(self)
         try:
-            disk.close(self._fd)
+            self._close()
         except OSError as exc:
             warnings.append(f"closing {self._path} failed: {exc.strerror}")
-        self._fd = -1
         for entry in self.entries:
             if entry.error is None:
                 entry.directory_synced(failure, warnings)
@@ -297,7 +325,9 @@ class Round:
                 return
             if STEPS[self.step] == "sync_directory":
                 for entry in self.entries:
-                    if entry.tmpfile.published and (target := self._targets.get(entry.tmpfile.target)) is not None:
+                    # Weaker levels have been given what they asked for: a failure here is none of theirs.
+                    target = self._targets.get(entry.tmpfile.target)
+                    if target is not None and entry.tmpfile.published and entry.tmpfile.durability is Durability.FULL:
                         target.entries.append(entry)
                 self._todo.extend(self._targets.values())
             else:
@@ -367,7 +397,7 @@ class Round:
             target.entries.append(item)
             try:
                 target.open()
-            except OSError as exc:
-                item.directory_synced(exc, ())
+            except BaseException as exc:
+                item.give_up(exc)
         target.sync()
         return [item]

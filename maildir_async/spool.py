@@ -87,8 +87,12 @@ class Spool:
         self._buffer.take()
         if self._abandoned is not None:
             # Handed to a thread before anything else, so that it is done even if this loop never runs again.
-            self._discarding = run_in_thread(self._loop, self._commit.stream_crew, self._tmpfile.discard)
-            self._discarding.add_done_callback(lambda _: self._quiet())
+            try:
+                self._discarding = run_in_thread(self._loop, self._commit.stream_crew, self._tmpfile.discard)
+            except RuntimeError:  # there is no thread, so none is at work on it, and the system gives no other
+                self._tmpfile.discard()
+            else:
+                self._discarding.add_done_callback(lambda _: self._quiet())
 
     @property
     def leftover(self) -> str | None:
@@ -121,8 +125,11 @@ class Spool:
 
     def _wrote(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
-        if writing.cancelled():  # with the loop, before its first turn: its chunks are lost, and so is the message
-            self._failed(asyncio.CancelledError())
+        # Cancelled with the loop before its first turn, or ended by a KeyboardInterrupt: chunks are lost, and so the
+        # message must be.
+        failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
+        if failure is not None:
+            self._failed(failure)
         self.write_out()
         self._quiet()
 
