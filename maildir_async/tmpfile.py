@@ -213,7 +213,8 @@ class TmpFile:
                     pass
                 except OSError as exc:
                     failure = f"the file in tmp/ could not be removed: {exc.strerror or exc}"
-                _in_use.pop(self.path, None)
+                finally:
+                    _in_use.pop(self.path, None)
             return failure
 
     def disown(self) -> None:

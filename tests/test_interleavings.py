@@ -1,0 +1,226 @@
+"""Moments that are hard to come by, each brought about on purpose: what a review of every interleaving has found."""
+
+import asyncio
+import errno
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from look import Look, descriptors
+from maildir_async import AppendError, AppendTask, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
+from maildir_async.index import Index
+from maildir_async.rounds import Round
+from maildir_async.testing import CrashDisk, Fault, FaultDisk
+
+CHUNK = 512 * 1024
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.002)
+
+
+def test_keyboard_interrupt_tears_no_message(tmp_path: Path) -> None:
+    """A KeyboardInterrupt in a writer's turn, which takes a chunk with it, fails the message; it is not committed."""
+    maildir = Maildir(tmp_path / "m", commit=GroupCommit())
+    loop = asyncio.new_event_loop()
+    interrupts = iter([KeyboardInterrupt()])
+
+    def progress(size: int) -> None:
+        for interrupt in interrupts:
+            raise interrupt
+
+    async def feed() -> AppendTask:
+        task = AppendTask(maildir, on_progress=progress)
+        for letter in b"abc":
+            task.write(bytes([letter]) * CHUNK)
+        task.write(b"end")
+        task.unregister_producer()
+        return task
+
+    task = loop.run_until_complete(feed())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.wait([task.future]))
+    with pytest.raises(AppendError):
+        loop.run_until_complete(task.future)
+    loop.close()
+    assert Look(maildir.path).messages() == []
+    Look(maildir.path).assert_tmp_empty()
+    task._spool._writing = None  # the traceback of its task holds this test's frame
+
+
+def test_new_replaced_between_opening_and_publishing() -> None:
+    """If new/ is removed at that moment, the directory that takes its place is the one that is synced."""
+    platter = CrashDisk()
+    swap = Fault("rename_noreplace", gate=lambda: platter._get("/m").entries.pop("new"))
+    maildir = Maildir("/m", disk=FaultDisk(swap, disk=platter), commit=GroupCommit())
+    delivered = asyncio.run(maildir.append(b"message"))
+    assert all(delivered.path in found for found in platter.after_power_cut())
+
+
+def test_directories_that_another_delivery_is_making() -> None:
+    """A directory that another delivery has made, and not synced yet, is not taken for durable."""
+    platter = CrashDisk()
+    hangs, release = threading.Event(), threading.Event()
+
+    def gate() -> None:
+        hangs.set()
+        assert release.wait(30)
+
+    disk = FaultDisk(Fault("mkdir", path="/domain/one/cur", gate=gate), disk=platter)
+
+    async def main() -> None:
+        one = asyncio.ensure_future(Maildir("/domain/one", disk=disk, commit=GroupCommit()).append(b"1"))
+        await asyncio.to_thread(hangs.wait, 30)
+        two = await Maildir("/domain/two", disk=disk, commit=GroupCommit()).append(b"2")
+        assert all(two.path in found for found in platter.after_power_cut())
+        release.set()
+        await one
+
+    asyncio.run(main())
+
+
+def test_source_that_cannot_be_iterated(tmp_path: Path) -> None:
+    """A message whose __iter__ raises fails its own delivery, at once or when its turn comes, and keeps no place."""
+
+    class Rows:
+        def __iter__(self) -> Iterator[bytes]:
+            raise ConnectionError("no database")
+
+    async def main() -> None:
+        commit = GroupCommit(max_pending=1)
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        with pytest.raises(AppendError, match="no database"):
+            await maildir.append(Rows())
+        async with maildir.open_append() as task:
+            waiting = asyncio.ensure_future(maildir.append(Rows()))
+            await asyncio.sleep(0)
+            await task.send(b"held")
+        with pytest.raises(AppendError, match="no database"):
+            await waiting
+        assert commit.statistics().pending == 0
+        await maildir.aclose()
+
+    asyncio.run(main())
+
+
+def test_fork_while_an_index_is_locked(tmp_path: Path) -> None:
+    """A child forked while another thread changes an index can use that index."""
+    index = Index()
+    with index._lock:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(0 if index._lock.acquire(timeout=5) else 1)
+            finally:
+                os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_cancelled_stream_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system gives no thread to remove its file, a cancelled stream is settled all the same, and tmp/ empty."""
+    monkeypatch.setattr("maildir_async.crew.IDLE_S", 0.02)
+    disk = CrashDisk()  # there is nowhere to remove the file but on the loop, to which the bench would object
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        maildir = Maildir("/m", disk=disk, commit=GroupCommit())
+        task = maildir.open_append()
+        await task.send(b"x" * CHUNK)
+        while not task.bytes_written or maildir.commit.stream_crew.threads:
+            await asyncio.sleep(0.001)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
+    assert disk.files() == {}
+
+
+def test_no_memory_for_cleaning_up_costs_only_one_message(tmp_path: Path) -> None:
+    """If even the removal of a failed message fails, unforeseen, it and its neighbours get their answers."""
+
+    def no_memory() -> None:
+        raise MemoryError
+
+    async def main() -> list[Delivered | BaseException]:
+        disk = FaultDisk(Fault("write", errno.EIO), Fault("unlink", gate=no_memory))
+        maildir = Maildir(tmp_path / "m", disk=disk, commit=GroupCommit())
+        return [*await asyncio.gather(maildir.append(b"a"), maildir.append(b"b"), return_exceptions=True)]
+
+    first, second = asyncio.run(main())
+    assert isinstance(first, AppendError)
+    assert "MemoryError" in first.__notes__[0]
+    assert isinstance(second, Delivered)
+    for left in (tmp_path / "m" / "tmp").iterdir():
+        left.unlink()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINVAL], ids=errno.errorcode.get)
+def test_weaker_messages_in_a_batch_with_a_durable_one(tmp_path: Path, number: int) -> None:
+    """A failed directory sync is told to the message that asked for it, not to its weaker neighbours."""
+
+    async def main() -> list[Any]:
+        disk = FaultDisk(Fault("sync", number, nth=0, path="m/new"))
+        maildir = Maildir(tmp_path / "m", disk=disk, commit=GroupCommit())
+        levels = (Durability.FULL, Durability.FILE, Durability.NONE)
+        appends = (maildir.append(b"message", durability=level) for level in levels)
+        return await asyncio.gather(*appends, return_exceptions=True)
+
+    full, file, none = asyncio.run(main())
+    assert isinstance(full, UncertainAppendError) if number == errno.EIO else full.durability is Durability.FILE
+    assert (file.durability, file.warnings) == (Durability.FILE, ())
+    assert (none.durability, none.warnings) == (Durability.NONE, ())
+
+
+def test_hang_in_opening_a_directory_leaks_no_descriptor(tmp_path: Path) -> None:
+    """Who hangs while it opens the directory of its batch closes what it then gets, the batch being long over."""
+    release = threading.Event()
+
+    async def main() -> None:
+        for name in ("a", "b"):
+            await Maildir(tmp_path / name).create()
+        disk = FaultDisk(Fault("open_directory", path="a/new", gate=lambda: release.wait(30)))
+        commit = GroupCommit()
+        a, b = (asyncio.ensure_future(Maildir(tmp_path / name, disk=disk, commit=commit).append(b"m")) for name in "ab")
+        await b
+        assert not a.done()
+        release.set()
+        await a
+
+    asyncio.run(main())
+    _until(lambda: not descriptors(tmp_path))
+
+
+def test_garbage_collector_in_group_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliveries of a closed loop that are thrown away in the middle of group commit do not deadlock it."""
+    commit = GroupCommit()
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    asyncio.run(maildir.append(b"first use"))
+    original = Round.__init__
+
+    def collecting(self: Round, entries: Any) -> None:
+        gc.collect()
+        original(self, entries)
+
+    monkeypatch.setattr(Round, "__init__", collecting)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(maildir.append(b"thrown away"))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    del task, loop
+    assert isinstance(asyncio.run(asyncio.wait_for(maildir.append(b"next"), 30)), Delivered)
