@@ -413,11 +413,12 @@ class AppendTask:
         """Group commit has done with it."""
         match entry.error:
             case None:
-                self._tell_progress()
                 self._end(Event.COMMIT, entry.delivered)
+                self._tell_progress()  # whoever awaits the outcome has not had a turn yet
             case UncertainAppendError():
                 self._end(Event.SYNC_FAIL, entry.error)
             case error:
+                self._verdict = error
                 self._end(Event.FAIL, error)
 
     def _tell_progress(self) -> None:

@@ -301,8 +301,14 @@ class _Turn:
 
 
 def _tell(entries: list[Entry]) -> None:
-    for entry in entries:
-        entry.settle(entry)
+    for number, entry in enumerate(entries, 1):
+        try:
+            entry.settle(entry)
+        except (
+            BaseException
+        ):  # a KeyboardInterrupt in an on_progress: the others get their answers
+            entry.loop.call_soon(_tell, entries[number:])
+            raise
 
 
 _commits: "weakref.WeakSet[GroupCommit]" = weakref.WeakSet()

@@ -57,6 +57,28 @@ def test_keyboard_interrupt_tears_no_message(tmp_path: Path) -> None:
     task._spool._writing = None  # the traceback of its task holds this test's frame
 
 
+def test_keyboard_interrupt_in_one_answer_costs_no_other(tmp_path: Path) -> None:
+    """A KeyboardInterrupt in one message's last on_progress leaves it delivered, and its batch gets the answers."""
+    maildir = Maildir(tmp_path / "m", commit=GroupCommit())
+    loop = asyncio.new_event_loop()
+
+    def progress(size: int) -> None:
+        raise KeyboardInterrupt
+
+    async def start() -> list[AppendTask]:
+        tasks = [AppendTask(maildir, b"message", on_progress=progress if number == 0 else None) for number in range(3)]
+        for task in tasks:
+            task.start()
+        return tasks
+
+    tasks = loop.run_until_complete(start())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(asyncio.wait([task.future for task in tasks]))
+    for task in tasks:
+        assert isinstance(loop.run_until_complete(task), Delivered)
+    loop.close()
+
+
 def test_new_replaced_between_opening_and_publishing() -> None:
     """If new/ is removed at that moment, the directory that takes its place is the one that is synced."""
     platter = CrashDisk()
