@@ -304,9 +304,7 @@ def _tell(entries: list[Entry]) -> None:
     for number, entry in enumerate(entries, 1):
         try:
             entry.settle(entry)
-        except (
-            BaseException
-        ):  # a KeyboardInterrupt in an on_progress: the others get their answers
+        except BaseException:  # a KeyboardInterrupt in an on_progress: the others get their answers
             entry.loop.call_soon(_tell, entries[number:])
             raise
 

@@ -350,3 +350,22 @@ def test_bounds_must_be_positive() -> None:
     """A bound below one is refused."""
     with pytest.raises(ValueError, match="at least 1"):
         GroupCommit(max_pending=0)
+
+
+async def test_a_delivery_lists_no_directory(tmp_path: Path) -> None:
+    """Whatever a maildir holds, a delivery makes the same calls: none lists a directory, or looks at other messages."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", disk=disk)
+    made: list[Counter[str]] = []
+    for _ in range(2):
+        disk.calls.clear()
+        await maildir.append(b"short", flags="S")
+        await maildir.append([b"x" * 600_000])
+        made.append(Counter(call.operation for call in disk.calls))
+        assert made[-1]["listdir"] == 0
+        for number in range(500):
+            (tmp_path / "m" / "new" / f"{number}.M1P1Q1.other").touch()
+    disk.calls.clear()
+    await maildir.append(b"short", flags="S")
+    await maildir.append([b"x" * 600_000])
+    assert Counter(call.operation for call in disk.calls) == made[-1]
