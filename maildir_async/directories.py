@@ -1,5 +1,6 @@
 """The directories of one maildir: made, found durable, listed, swept. Everything here blocks."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -140,7 +141,8 @@ class Directories:
     def found_durable(self, target: str, identity: tuple[int, int]) -> None:
         """Remember that what is `above` it has been synced."""
         while len(_durable) >= _DURABLE_MAX:
-            _durable.pop(next(iter(_durable)), None)
+            with contextlib.suppress(RuntimeError, StopIteration):  # another thread has just changed it
+                _durable.pop(next(iter(_durable)), None)
         _durable[self.disk, target] = identity
 
     def messages(self) -> list[str]:
