@@ -1,10 +1,11 @@
 """A maildir as an onlooker sees it, and messages as streams: what more than one test file needs."""
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-__all__ = ["Look", "chunks_of", "descriptors"]
+__all__ = ["Look", "chunks_of", "descriptors", "until"]
 
 
 def descriptors(below: str | Path) -> set[str]:
@@ -50,3 +51,11 @@ def chunks_of(message: bytes, size: int) -> Callable[[], AsyncIterator[bytes]]:
             yield message[start : start + size]
 
     return stream
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for what threads or other processes are about to do, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.002)

@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
 import maildir_async
+from look import until
 from maildir_async.cli import SIGNALS
 
 MESSAGE = b"From: alice@example.com\r\nSubject: command\n\nbody \xff\x00\r\nno line end"
@@ -55,14 +55,6 @@ def running(*arguments: str | Path, stdin: int = subprocess.PIPE) -> Iterator[su
             yield process
         finally:
             process.kill()
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.005)
 
 
 def catches_signals(process: subprocess.Popen[bytes]) -> bool:

@@ -4,26 +4,17 @@ import asyncio
 import gc
 import os
 import threading
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from look import Look, descriptors
+from look import Look, descriptors, until
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
 from maildir_async.testing import Fault, FaultDisk
 from maildir_async.tmpfile import in_use
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for what threads are about to do, or fail."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.002)
 
 
 async def test_what_is_asked_for_in_one_turn_is_one_batch(tmp_path: Path) -> None:
@@ -217,7 +208,7 @@ def test_idle_group_commit_has_no_threads(tmp_path: Path, monkeypatch: pytest.Mo
         await maildir.append_many([b"x" * 1000] * 100)
 
     asyncio.run(main())
-    _wait_until(lambda: commit.statistics().threads == 0)
+    until(lambda: commit.statistics().threads == 0)
     assert not descriptors(tmp_path)
     asyncio.run(main())  # and begin again
     assert len(Look(maildir.path).names("new")) == 200
@@ -302,7 +293,7 @@ def test_loop_closed_under_deliveries(tmp_path: Path, held: bool, uv: bool) -> N
     if not held:
         tasks.clear()
         gc.collect()
-    _wait_until(lambda: not in_use() and not descriptors(tmp_path))
+    until(lambda: not in_use() and not descriptors(tmp_path))
     assert commit.wait_idle(30)
     look = Look(maildir.path)
     look.assert_tmp_empty()
@@ -327,7 +318,7 @@ def test_stopped_loop_with_cancelled_tasks(tmp_path: Path) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))  # one turn to be told in; nobody waits for the rest
-    _wait_until(lambda: not in_use() and not descriptors(tmp_path))
+    until(lambda: not in_use() and not descriptors(tmp_path))
     Look(maildir.path).assert_tmp_empty()
     loop.run_until_complete(asyncio.wait([waiting]))
     assert waiting.cancelled()

@@ -8,14 +8,14 @@ import smtplib
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import maildir_async
+from look import until
 from maildir_async import Maildir
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -54,14 +54,6 @@ def daemon(name: str, maildir: Path) -> Iterator[Daemon]:
             yield Daemon(process)
         finally:
             process.kill()
-
-
-def until(holds: Callable[[], object]) -> None:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.005)
 
 
 def stored(maildir: Path) -> list[bytes]:

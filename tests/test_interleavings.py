@@ -5,27 +5,19 @@ import errno
 import gc
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from look import Look, descriptors
+from look import Look, descriptors, until
 from maildir_async import AppendError, AppendTask, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
 from maildir_async.index import Index
 from maildir_async.rounds import Round
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 CHUNK = 512 * 1024
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.002)
 
 
 def test_keyboard_interrupt_tears_no_message(tmp_path: Path) -> None:
@@ -223,7 +215,7 @@ def test_hang_in_opening_a_directory_leaks_no_descriptor(tmp_path: Path) -> None
         await a
 
     asyncio.run(main())
-    _until(lambda: not descriptors(tmp_path))
+    until(lambda: not descriptors(tmp_path))
 
 
 def test_garbage_collector_in_group_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
