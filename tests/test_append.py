@@ -443,7 +443,7 @@ async def test_a_producer_that_raises(maildir: Maildir, kind: type[Pull], error_
 async def test_a_producer_that_lets_stop_iteration_out(maildir: Maildir, kind: type[Pull]) -> None:
     """A pull producer that lets a StopIteration out, as a bare next() does, fails the delivery like any error."""
 
-    class Careless(kind):  # type: ignore[misc, valid-type]
+    class Careless(kind):  # type: ignore[misc, valid-type]  # the base is a parameter of the test
         def produce(self) -> None:
             next(iter(()))
 
@@ -892,7 +892,7 @@ class BrokenFile:
 
 
 class BrokenAsyncFile(BrokenFile):
-    async def read(self, size: int) -> bytes:  # type: ignore[override]
+    async def read(self, size: int) -> bytes:  # type: ignore[override]  # async, which is the point
         return super().read(size)
 
 
