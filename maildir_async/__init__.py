@@ -15,6 +15,7 @@ from maildir_async.errors import (
     NotAMaildirError,
     UncertainAppendError,
 )
+from maildir_async.fan_out import Outcome, deliver
 from maildir_async.maildir import Maildir
 from maildir_async.producers import Consumer, PullProducer, PushProducer, as_producer
 
@@ -30,8 +31,10 @@ __all__ = [
     "MaildirError",
     "MessageTooLargeError",
     "NotAMaildirError",
+    "Outcome",
     "PullProducer",
     "PushProducer",
     "UncertainAppendError",
     "as_producer",
+    "deliver",
 ]

@@ -10,9 +10,12 @@ __all__ = ["Admission", "Place"]
 
 
 class Place:
-    """One delivery's place among the pending ones, from its start until it is settled."""
+    """One delivery's place among the pending ones, from its start until it is settled.
 
-    __slots__ = ("_admission", "_generation", "_loop", "_on_granted", "cost", "granted")
+    Where several act for one message they `share` a place.
+    """
+
+    __slots__ = ("_admission", "_generation", "_loop", "_on_granted", "_others", "cost", "granted")
 
     def __init__(
         self, admission: "Admission", cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object]
@@ -21,6 +24,7 @@ class Place:
         self._generation = admission.generation
         self._loop = loop
         self._on_granted = on_granted
+        self._others: list[None] = []  # one for each share that is to be released before the last
         self.cost = cost
         self.granted = False
 
@@ -32,12 +36,27 @@ class Place:
             return False
         return True
 
+    def share(self) -> "Place":
+        """Return one more hold on this place, which has been granted: it is given back with the last of them."""
+        assert self._admission is not None
+        share = Place(self._admission, self.cost, self._loop, _nothing)
+        share.granted = True
+        share._generation = self._generation
+        share._others = self._others
+        self._others.append(None)
+        return share
+
     def release(self) -> None:
         """Give the place, or the wait for it, up. May be called from any thread, and more than once."""
         admission, self._admission = self._admission, None
         self._on_granted = _nothing  # which refers to the delivery, which refers to this
-        if admission is not None and admission.generation == self._generation:
-            admission.release(self)
+        if admission is None:
+            return
+        try:
+            self._others.pop()  # by which alone it is decided who is the last, whatever other threads do
+        except IndexError:
+            if admission.generation == self._generation:
+                admission.release(self)
 
     def __del__(self) -> None:
         # A loop that vanished with a delivery not yet handed over releases it in no other way.
@@ -70,6 +89,11 @@ class Admission:
         self._waiting: deque[Place] = deque()
 
     @property
+    def is_full(self) -> bool:
+        """Whether one more delivery, of hardly any bytes, would have no place now."""
+        return bool(self._waiting) or not self._fits(0)
+
+    @property
     def waiting(self) -> int:
         """How many deliveries wait for a place."""
         return len(self._waiting)
@@ -78,10 +102,13 @@ class Admission:
         self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object], *, wait: bool
     ) -> Place | None:
         """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full."""
+        place = Place(self, cost, loop, on_granted)
         with self._lock:
-            if not wait and (self._waiting or not self._fits(cost)):
+            if not self._waiting and self._fits(cost):
+                self._grant(place)
+                return place
+            if not wait:
                 return None
-            place = Place(self, cost, loop, on_granted)
             self._waiting.append(place)
             others = [granted for granted in self._grant_what_fits() if granted is not place]
         _tell(others)
@@ -96,8 +123,9 @@ class Admission:
             else:
                 with suppress(ValueError):  # being looked at, further up in this thread
                     self._waiting.remove(place)
-            granted = self._grant_what_fits()
-        _tell(granted)
+            granted = self._grant_what_fits() if self._waiting else []
+        if granted:
+            _tell(granted)
 
     def _grant_what_fits(self) -> list[Place]:
         """Grant places in order. The garbage collector may release one meanwhile, in this very thread."""
@@ -110,11 +138,14 @@ class Admission:
                 if pending == self.pending:
                     break
                 continue
-            place.granted = True
-            self.pending += 1
-            self.pending_bytes += place.cost
+            self._grant(place)
             granted.append(place)
         return granted
+
+    def _grant(self, place: Place) -> None:
+        place.granted = True
+        self.pending += 1
+        self.pending_bytes += place.cost
 
     def _fits(self, cost: int) -> bool:
         if self.pending == 0:

@@ -7,9 +7,10 @@ message in group commit); `_verdict` says why it is being aborted, if it is.
 
 import asyncio
 import errno
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -21,28 +22,40 @@ from maildir_async.commit import GroupCommit
 from maildir_async.content import Content, Newline, check_newline, check_prefix
 from maildir_async.delivered import Delivered, Durability
 from maildir_async.directories import Directories
+from maildir_async.entry import Entry
 from maildir_async.errors import (
     AppendError,
     BusyError,
+    MaildirError,
     MessageTooLargeError,
     UncertainAppendError,
     append_error,
 )
 from maildir_async.feed import Feed
+from maildir_async.helper_spool import HelperSpool
 from maildir_async.names import UniqueNames, check_flags
 from maildir_async.options import DEADLINE, check_deadline, check_durability, check_size_limit, nanoseconds
 from maildir_async.producers import as_producer, source_error
-from maildir_async.rounds import Entry
 from maildir_async.sources import BytesLike, check_chunk, check_message
 from maildir_async.spool import CHUNK_SIZE, Spool
 from maildir_async.states import Event, State, next_state
 from maildir_async.tmpfile import TmpFile
 from maildir_async.worker import UncancellableFuture
 
-__all__ = ["AppendTask", "Mailbox"]
+__all__ = ["AppendTask", "Mailbox", "busy_error", "cost_of"]
 
 #: Bytes buffered past which a producer that ignores its pause is given up.
 HARD_LIMIT: Final = 16 * 2**20
+
+
+def cost_of(message: Any) -> int:
+    """Return the bytes that *message* may hold in memory: two chunks, if they come as they are asked for."""
+    return len(message) if isinstance(message, (bytes, bytearray)) else 2 * CHUNK_SIZE
+
+
+def busy_error() -> BusyError:
+    """Return what a delivery fails with that has no place among the pending ones."""
+    return BusyError("too many deliveries are pending", errno=errno.EAGAIN, stage="queue")
 
 
 class Mailbox(Protocol):
@@ -90,6 +103,34 @@ class AppendTask:
     Args: see `maildir_async.Maildir.append`. ValueError and TypeError for a wrong one come from the constructor.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_commit",
+        "_deadline",
+        "_entry",
+        "_feed",
+        "_future",
+        "_link_settled",
+        "_linked",
+        "_loop",
+        "_maildir",
+        "_message",
+        "_on_progress",
+        "_over",
+        "_place",
+        "_received",
+        "_result",
+        "_size_limit",
+        "_spool",
+        "_state",
+        "_timer",
+        "_tmpfile",
+        "_told",
+        "_verdict",
+        "_waiters",
+        "links",
+    )
+
     def __init__(
         self,
         maildir: Mailbox,
@@ -104,9 +145,8 @@ class AppendTask:
         on_progress: Callable[[int], object] | None = None,
         deadline: timedelta = DEADLINE,
     ) -> None:
-        if message is not None:
+        if message is not None and type(message) is not bytes:
             check_message(message)
-        check_newline(newline)
         self._maildir = maildir
         self._message = message
         self._size_limit = maildir.size_limit if size_limit is None else check_size_limit(size_limit)
@@ -115,9 +155,9 @@ class AppendTask:
         self._tmpfile = TmpFile(
             maildir.directories,
             maildir.names,
-            Content(prefix=check_prefix(prefix), newline=newline),
+            Content(prefix=check_prefix(prefix), newline=check_newline(newline)),
             mode=maildir.file_mode,
-            flags=check_flags(flags),
+            flags=check_flags(flags) if flags else "",
             mtime_ns=nanoseconds(received_at),
             durability=check_durability(maildir.durability if durability is None else durability),
         )
@@ -128,13 +168,18 @@ class AppendTask:
         self._entry: Entry | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] = []  # send() that waits for room, and all that await the outcome
+        self._feed: Feed | None = None  # these two are made when a message begins to come that is not whole at once
+        self._spool: Spool | HelperSpool | None = None
+        self._future: _DeliveryFuture | None = None
+        self._over: UncancellableFuture[None] | None = None
+        self._place: Place | None = None
+        self._result: Delivered | BaseException | None = None
+        self._linked: Sequence[Mailbox] = ()
+        self.links: Sequence[Entry] = ()  # made for those when the message is whole; they outlive the task
+        self._link_settled: Callable[[Entry], object] = id
         # Made by start():
         self._loop: asyncio.AbstractEventLoop
-        self._feed: Feed
-        self._spool: Spool
-        self._future: _DeliveryFuture | None = None
-        self._over: UncancellableFuture[None]
-        self._place: Place | None = None
+        self._commit: GroupCommit
 
     @property
     def state(self) -> State:
@@ -148,7 +193,11 @@ class AppendTask:
         It is set truthfully even where whoever awaited the task was cancelled. To cancel it is to cancel the task.
         """
         if self._future is None:
-            raise RuntimeError("the append has not been started")
+            if not hasattr(self, "_loop"):
+                raise RuntimeError("the append has not been started")
+            self._future = _DeliveryFuture(self, self._loop)
+            if self._result is not None:
+                self._future.settle(self._result)
         return self._future
 
     @property
@@ -174,43 +223,44 @@ class AppendTask:
 
         What goes wrong from here on is told through the future.
         """
+        self.begin()
+        return self.future
+
+    def begin(self) -> None:
+        """As `start`, without making a `future` of it: for those who await the task itself."""
         loop = asyncio.get_running_loop()
         state, self._loop = next_state(self._state, Event.START), loop
         self._maildir.begun(self)
         self._state = state
-        self._future = _DeliveryFuture(self, loop)
-        self._over = UncancellableFuture(loop=loop)
-        self._feed = Feed(
-            loop,
-            has_room=self._has_room,
-            received=lambda: self._received,
-            failed=lambda exc: self._abort(exc if isinstance(exc, asyncio.CancelledError) else source_error(exc)),
-            quiet=self._quiet,
-        )
-        self._spool = Spool(
-            loop,
-            self._tmpfile,
-            self._maildir.commit,
-            written=self._written,
-            failed=self._write_failed,
-            quiet=self._quiet,
-        )
-        # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
-        self._timer = loop.call_later(self._deadline.total_seconds(), self._expired)
-        cost = len(self._message) if isinstance(self._message, (bytes, bytearray)) else 2 * CHUNK_SIZE
-        self._place = self._maildir.commit.request_place(cost, self._admitted)
+        self._commit = self._maildir.commit
+        message = self._message
+        cost = cost_of(message)
         if self._place is None:
-            self._abort(BusyError("too many deliveries are pending", errno=errno.EAGAIN, stage="queue"))
-        elif self._place.granted:
-            self._admitted()
-        return self._future
+            self._place = self._commit.request_place(cost, loop, self._admitted)
+        if self._place is None:
+            self._abort(busy_error())
+        elif self._place.granted and type(message) is bytes and cost <= CHUNK_SIZE:
+            self._take_whole(message)
+        else:
+            # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
+            self._timer = self._loop.call_later(self._deadline.total_seconds(), self._expired)
+            if self._place.granted:
+                self._admitted()
+
+    def _take_whole(self, message: bytes) -> None:
+        """Nearly all messages: short, in memory and whole. There is nothing to wait for, nor to be asked."""
+        self._message = None
+        if not self._is_too_large(len(message)):
+            self._received = len(message)
+            self._state = next_state(self._state, Event.END)
+            self._submit((message,))
 
     def __await__(self) -> Generator[Any, None, Delivered]:
-        return self._outcome().__await__()
+        return self._until_settled().__await__()
 
     async def __aenter__(self) -> Self:
         if self._state is State.IDLE:
-            self.start()
+            self.begin()
         if isinstance(self._verdict, BusyError):
             await self
         return self
@@ -219,7 +269,7 @@ class AppendTask:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is None:
-            if self._state is State.RECEIVING and self._verdict is None and self._feed.producer is None:
+            if self._state is State.RECEIVING and self._verdict is None and self._reception[0].producer is None:
                 self.unregister_producer()
             await self
         else:
@@ -245,6 +295,15 @@ class AppendTask:
             await self._change()
         self._check_receiving()
 
+    async def until_file(self) -> None:
+        """Return when a file has what has come, of which there must be a chunk to write (512 KiB).
+
+        Raises what the delivery has failed with.
+        """
+        while self.tmp_path is None and self._verdict is None:
+            await self._change()
+        self._check_receiving()
+
     def write(self, data: BytesLike) -> None:
         """Take a chunk. Never waits; pauses a push producer if the disk is behind.
 
@@ -263,16 +322,17 @@ class AppendTask:
         chunk = frozen(data)
         if self._is_too_large(self._received + len(chunk)):
             return
-        if self._spool.size >= HARD_LIMIT:
-            text = f"{self._spool.size} bytes are waiting for the disk, and more come without a pause"
+        feed, spool = self._reception
+        if spool.size >= HARD_LIMIT:
+            text = f"{spool.size} bytes are waiting for the disk, and more come without a pause"
             self._abort(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
             return
         self._state = next_state(self._state, Event.DATA)
         self._received += len(chunk)
-        self._spool.add(chunk)
+        spool.add(chunk)
         if self._is_admitted:
-            self._spool.write_out()
-        self._feed.brake()
+            spool.write_out()
+        feed.brake()
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
         """Take the message from *producer*: one that pushes, if *streaming*; or else one that is asked for its first
@@ -283,9 +343,9 @@ class AppendTask:
         self._start_if_idle()
         self._check_unread()
         if self._verdict is not None:
-            self._feed.stop_other(producer)
+            self._reception[0].stop_other(producer)
         elif self._state is State.RECEIVING:
-            self._feed.register(producer, streaming)
+            self._reception[0].register(producer, streaming)
         else:
             raise RuntimeError(f"an append that is {self._state.value} takes no producer")
 
@@ -293,18 +353,53 @@ class AppendTask:
         """End the message. Ignored after an abort; RuntimeError if it has ended before."""
         self._start_if_idle()
         self._check_unread()
-        self._feed.unregister()
+        if self._feed is not None:
+            self._feed.unregister()
         if self._verdict is None:
             self._state = next_state(self._state, Event.END)
             if self._timer is not None:
                 self._timer.cancel()
             self._commit_if_written()
 
+    def take_place(self, place: Place) -> None:
+        """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
+        self._place = place
+
+    def link_into(self, mailboxes: Sequence[Mailbox], settled: Callable[[Entry], object]) -> None:
+        """Have the message published in *mailboxes* too, as hard links to its file. To be called before the start.
+
+        *settled* is called on the loop with each of `links`, whose outcome is its own; with none unless group commit
+        has begun with the message, by which they are all `taken`.
+        """
+        self._linked, self._link_settled = mailboxes, settled
+        self._tmpfile.links = True
+
     def expect_size(self, size: int) -> None:
         """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
         self._is_too_large(size)
 
     # Receiving.
+
+    @property
+    def _reception(self) -> tuple[Feed, Spool | HelperSpool]:
+        """What a message needs that is not whole at once."""
+        if self._feed is None:
+            self._feed = Feed(
+                self._loop,
+                has_room=self._has_room,
+                received=lambda: self._received,
+                failed=lambda exc: self._abort(exc if isinstance(exc, asyncio.CancelledError) else source_error(exc)),
+                quiet=self._quiet,
+            )
+        if self._spool is None:
+            commit, tmpfile = self._commit, self._tmpfile
+            told = (self._written, self._write_failed, self._quiet)
+            if commit.channel(self._loop, tmpfile) is None:
+                self._spool = Spool(self._loop, tmpfile, commit, *told)
+            else:
+                channel = partial(commit.channel, self._loop, tmpfile)
+                self._spool = HelperSpool(channel, tmpfile, commit.submit, *told)
+        return self._feed, self._spool
 
     def _start_if_idle(self) -> None:
         if self._state is State.IDLE:
@@ -325,9 +420,9 @@ class AppendTask:
             except Exception as exc:  # by its __iter__ or __aiter__
                 self._abort(source_error(exc))
             else:
-                self._feed.register(producer, streaming=False)
+                self._reception[0].register(producer, streaming=False)
             return
-        self._spool.write_out()
+        self._reception[1].write_out()
         self._made_room()
         self._commit_if_written()
 
@@ -339,11 +434,11 @@ class AppendTask:
         """Whether more may come. After an abort it may, so that nobody waits any longer."""
         if self._verdict is not None:
             return True
-        return self._is_admitted and self._spool.size < CHUNK_SIZE
+        return self._is_admitted and self._reception[1].has_room
 
     def _made_room(self) -> None:
         self._changed()
-        self._feed.prompt()
+        self._reception[0].prompt()
 
     def _changed(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -384,7 +479,7 @@ class AppendTask:
         self._made_room()
 
     def _write_failed(self, exc: BaseException) -> None:
-        if not isinstance(exc, asyncio.CancelledError):
+        if not isinstance(exc, (asyncio.CancelledError, MaildirError)):
             exc = append_error(exc, path=self._maildir.directories.path, stage=self._tmpfile.stage)
         self._abort(exc)
 
@@ -398,28 +493,50 @@ class AppendTask:
     def _commit_if_written(self) -> None:
         if self._state is not State.COMMITTING or self._entry is not None or self._place is None:
             return
-        if self._place.granted and not self._spool.busy:
-            self._entry = Entry(
-                self._tmpfile,
-                self._spool.take_rest(),
-                loop=self._loop,
-                place=self._place,
-                settle=self._settled,
-                record=self._maildir.record,
-            )
-            self._maildir.commit.submit(self._entry)
+        spool = self._reception[1]
+        if self._place.granted and not spool.busy:
+            self._submit(spool.take_rest())
+
+    def _submit(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
+        assert self._place is not None
+        if self._linked:
+            self.links = [self._link(mailbox) for mailbox in self._linked]
+        self._entry = Entry(
+            self._tmpfile,
+            chunks,
+            loop=self._loop,
+            place=self._place,
+            settle=self._settled,
+            record=self._maildir.record,
+            links=self.links,
+        )
+        (self._spool or self._commit).submit(self._entry)
+
+    def _link(self, mailbox: Mailbox) -> Entry:
+        file = self._tmpfile
+        link = TmpFile(
+            mailbox.directories,
+            mailbox.names,
+            file.content,
+            mode=file.mode,
+            flags=file.flags,
+            mtime_ns=file.mtime_ns,
+            durability=file.durability,
+            source=file,
+        )
+        return Entry(link, (), loop=self._loop, place=None, settle=self._link_settled, record=mailbox.record)
 
     def _settled(self, entry: Entry) -> None:
         """Group commit has done with it."""
-        match entry.error:
-            case None:
-                self._end(Event.COMMIT, entry.delivered)
-                self._tell_progress()  # whoever awaits the outcome has not had a turn yet
-            case UncertainAppendError():
-                self._end(Event.SYNC_FAIL, entry.error)
-            case error:
-                self._verdict = error
-                self._end(Event.FAIL, error)
+        error = entry.error
+        if error is None:
+            self._end(Event.COMMIT, entry.delivered)
+            self._tell_progress()  # whoever awaits the outcome has not had a turn yet
+        elif isinstance(error, UncertainAppendError):
+            self._end(Event.SYNC_FAIL, error)
+        else:
+            self._verdict = error
+            self._end(Event.FAIL, error)
 
     def _tell_progress(self) -> None:
         if self._on_progress is None:
@@ -436,29 +553,32 @@ class AppendTask:
         """Have the delivery end with *verdict*, unless that is decided already or group commit has begun with it."""
         if self._verdict is not None or self._state in (State.DELIVERED, State.UNCERTAIN):
             return False
-        if self._entry is not None and not self._maildir.commit.withdraw(self._entry):
+        if self._entry is not None and not self._commit.withdraw(self._entry):
             return False
         self._verdict = verdict
         self._message = None
         if self._state is State.IDLE:
             self._state = next_state(self._state, Event.CANCEL)
+            self._result = verdict
             return True
         # What does not need the loop comes first: it may be closed, and a coroutine on it being thrown away.
         if self._place is not None:
             self._place.release()
-        for step in (self._spool.discard, self._feed.stop, self._changed, self._end_if_quiet):
+        ends = (self._spool.discard, self._feed.stop) if self._spool and self._feed else ()
+        for step in (*ends, self._changed, self._end_if_quiet):
             with suppress(RuntimeError):
                 step()
         return True
 
     def _end_if_quiet(self) -> None:
         """End an aborted delivery once nothing acts for it any more."""
-        if self._verdict is None or self._future is None or self._future.done():
+        if self._verdict is None or self._result is not None:
             return
-        if self._feed.busy or self._spool.busy:
-            return
-        if self._spool.leftover is not None:
-            self._verdict.add_note(self._spool.leftover)
+        if self._feed and self._spool:
+            if self._feed.busy or self._spool.busy:
+                return
+            if self._spool.leftover is not None:
+                self._verdict.add_note(self._spool.leftover)
         if not isinstance(self._verdict, asyncio.CancelledError):
             event = Event.FAIL
         else:
@@ -467,27 +587,28 @@ class AppendTask:
 
     def _end(self, event: Event, outcome: Delivered | BaseException | None) -> None:
         self._state = next_state(self._state, event)
+        self._result = outcome
         if self._timer is not None:
             self._timer.cancel()
-        if self._future is not None:
+        if self._future is not None and outcome is not None:
             self._future.settle(outcome)
             if self._told:
                 self._future.exception()
         self._entry = None
-        self._feed.forget()
-        self._spool.forget()
-        self._over.set_result(None)
+        if self._feed and self._spool:
+            self._feed.forget()
+            self._spool.forget()
+        if self._over is not None:
+            self._over.set_result(None)
         self._changed()
         self._maildir.ended(self)
 
-    async def _outcome(self) -> Delivered:
-        self._start_if_idle()
-        future = self._future
-        if future is None:  # aborted before it was started
-            raise self._verdict or RuntimeError("the append has not been started")
+    async def _until_settled(self) -> Delivered:
+        if self._state is State.IDLE:
+            self.begin()
         interrupted: asyncio.CancelledError | None = None
         try:
-            while not future.done():
+            while self._result is None:
                 await self._change()
         except asyncio.CancelledError as exc:
             interrupted = exc
@@ -495,13 +616,19 @@ class AppendTask:
             self.cancel()
             raise
         if interrupted is None:
-            return future.result()
+            if self._future is not None:
+                return self._future.result()
+            result = self._result
+            if isinstance(result, Delivered):
+                return result
+            assert result is not None
+            raise result
         # Not in the except clause: a second cancellation must not have the first as its context, by which anyio
         # would take it for its own.
         self.cancel()
         await self._until_over()
-        if not future.cancelled():
-            future.exception()  # seen: it is not to be reported as never retrieved
+        if self._future is not None and not self._future.cancelled():
+            self._future.exception()  # seen: it is not to be reported as never retrieved
         raise interrupted
 
     async def _until_over(self) -> None:
@@ -510,7 +637,9 @@ class AppendTask:
         The shield keeps an anyio scope from cancelling anew in every turn of the loop; the future does not let a
         native `asyncio.Task.cancel` through before it is done.
         """
-        if self._state is not State.ABORTED and not self._over.done():
+        if self._state is not State.ABORTED and self._result is None:
+            if self._over is None:
+                self._over = UncancellableFuture(loop=self._loop)
             with anyio.CancelScope(shield=True):
                 await self._over
 
@@ -527,13 +656,11 @@ class _DeliveryFuture(asyncio.Future[Delivered]):
             self._task.cancel()
         return False
 
-    def settle(self, outcome: Delivered | BaseException | None) -> None:
+    def settle(self, outcome: Delivered | BaseException) -> None:
         self._task = None
-        match outcome:
-            case asyncio.CancelledError():
-                super().cancel()
-            case BaseException():
-                self.set_exception(outcome)
-            case _:
-                assert outcome is not None
-                self.set_result(outcome)
+        if isinstance(outcome, Delivered):
+            self.set_result(outcome)
+        elif isinstance(outcome, asyncio.CancelledError):
+            super().cancel()
+        else:
+            self.set_exception(outcome)

@@ -15,17 +15,24 @@ import time
 import weakref
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import anyio
+
 from maildir_async.admission import Admission, Place
+from maildir_async.channel import Channel
 from maildir_async.crew import Crew
+from maildir_async.delegation import Delegation
+from maildir_async.disk import syncfs_tells_errors
 from maildir_async.donation import Donation
+from maildir_async.entry import Entry
 from maildir_async.errors import AppendError
-from maildir_async.rounds import Entry, Round
+from maildir_async.rounds import Rest, Round
 from maildir_async.tmpfile import TmpFile, discard_all
+from maildir_async.worker import run_in_thread
 
 __all__ = ["CommitStatistics", "GroupCommit", "default_commit"]
 
@@ -33,8 +40,8 @@ __all__ = ["CommitStatistics", "GroupCommit", "default_commit"]
 #: descriptors a batch holds: one for each message and one for each maildir.
 MAX_BATCH: Final = 128
 
-#: Threads that sync files beside the one that drives a batch. With writeback started first, 12 do what 32 do without.
-HELPERS: Final = 12
+#: Threads that drive batches: one does, and each message that hangs takes another until it ends.
+COMMITTERS: Final = 128
 
 #: Threads for streams' writes and callers' files, each at most one at a time per message.
 STREAM_THREADS: Final = 32
@@ -58,6 +65,7 @@ class CommitStatistics:
         batches: batches so far.
         messages: messages in them.
         threads: worker threads now.
+        helper_pid: process id of the helper process, if there is one.
 
     """
 
@@ -68,6 +76,7 @@ class CommitStatistics:
     batches: int
     messages: int
     threads: int
+    helper_pid: int | None
 
 
 class GroupCommit:
@@ -81,16 +90,41 @@ class GroupCommit:
         max_pending_bytes: bytes they may hold in memory: the length of a message given as bytes, two chunks
             (1 MiB) for a stream. One message larger than this is admitted when it is alone.
         wait: past these bounds, `append` waits before it reads from its source; with False it raises `BusyError`.
+        syncfs: sync the whole file system once for each batch (syncfs(2)) instead of each file of it. For a file system
+            that holds nothing but mail: a batch then waits for all that anybody else has written there, too, and fails
+            if any of that could not be. ValueError where the system does not tell such failures.
+        helper_process: have another process do the work, for programs whose loop is always busy: CPython leaves their
+            worker threads little time. It is started with the first message, ends with this process however that ends,
+            and is replaced when it dies: what it had published by then is delivered, what else it had whole is
+            delivered anew, and a message still being received fails. (If it cannot be found out what was published,
+            the error says so: then an `AppendError` does not mean that nothing is there.) A message handed to it
+            cannot be withdrawn.
+            What does not use the system's own disk stays in this process, and so does everything while no helper can
+            be started. To end it, `aclose`.
 
     """
 
-    def __init__(self, *, max_pending: int = 4096, max_pending_bytes: int = 256 * 2**20, wait: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        max_pending: int = 4096,
+        max_pending_bytes: int = 256 * 2**20,
+        wait: bool = True,
+        syncfs: bool = False,
+        helper_process: bool = False,
+    ) -> None:
         if max_pending < 1 or max_pending_bytes < 1:
             raise ValueError("max_pending and max_pending_bytes must be at least 1")
-        self._wait = wait
+        if syncfs and not syncfs_tells_errors():
+            raise ValueError("syncfs=True needs Linux 5.8 or later: before, syncfs(2) hides what could not be written")
+        self._syncfs = syncfs
+        self.waits = wait
         self._admission = Admission(max_pending, max_pending_bytes)
-        self._committers = Crew(HELPERS + 64, "maildir-commit")  # 64: each hang takes a thread until it ends
+        self._committers = Crew(COMMITTERS, "maildir-commit")
         self.stream_crew = Crew(STREAM_THREADS, "maildir-stream")
+        self._delegation: Delegation | None = None
+        if helper_process:
+            self._delegation = Delegation(syncfs=syncfs, crew=self._committers, settled=_tell, again=self._enqueue)
         self._reset()
         _commits.add(self)
 
@@ -100,10 +134,13 @@ class GroupCommit:
         self._queue: deque[Entry] = deque()
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
         self._leading = False
-        self._donation = Donation(lambda: self._leading or bool(self._streams))
+        self._donation = Donation(self._needs_time)
         self._round: Round | None = None
+        self._batch: list[Entry] = []  # what has been taken, until the round is there
         self._watching = False
         self._streams: dict[TmpFile, AbstractEventLoop] = {}
+        if self._delegation is not None:
+            self._delegation.reset()
         self._batches = 0
         self._messages = 0
 
@@ -117,20 +154,29 @@ class GroupCommit:
             batches=self._batches,
             messages=self._messages,
             threads=self._committers.threads + self.stream_crew.threads,
+            helper_pid=self._delegation.pid if self._delegation is not None else None,
         )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a delivery that begins now would have to wait for a place, or be refused."""
+        return self._admission.is_full
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Block until no worker thread has anything to do; return whether that came to pass in time."""
         deadline = time.monotonic() + timeout_s
         return self.stream_crew.wait_idle(timeout_s) and self._committers.wait_idle(deadline - time.monotonic())
 
-    def request_place(self, cost: int, on_granted: Callable[[], object]) -> Place | None:
+    def request_place(self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object]) -> Place | None:
         """Return a place for a delivery of *cost* bytes in memory; None if it is full and this may not wait."""
-        return self._admission.request(cost, asyncio.get_running_loop(), on_granted, wait=self._wait)
+        return self._admission.request(cost, loop, on_granted, wait=self.waits)
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""
         loop = entry.loop
+        if self._delegation is not None and (channel := self.channel(loop, entry.tmpfile)) is not None:
+            channel.submit(entry)
+            return
         turn = self._turns.get(id(loop))
         if turn is None:
             turn = self._turns[id(loop)] = _Turn()
@@ -144,6 +190,11 @@ class GroupCommit:
             if entry.withdrawn:
                 entry.chunks = ()  # it may stay in the queue for as long as a disk hangs
             return entry.withdrawn
+
+    @property
+    def streams(self) -> int:
+        """How many messages are being written as they come."""
+        return len(self._streams)
 
     def stream_opened(self, tmpfile: TmpFile, loop: AbstractEventLoop) -> None:
         """Keep an eye on a message being received on *loop*: if that is closed, the message is discarded."""
@@ -159,10 +210,13 @@ class GroupCommit:
     def _hand_over(self, turn: "_Turn") -> None:
         entries, turn.entries = turn.entries, []
         self._turns.pop(id(entries[0].loop), None)
+        self._donation.watch(entries[0].loop)
+        self._enqueue(entries)
+
+    def _enqueue(self, entries: list[Entry]) -> None:
         with self._lock:
             self._queue.extend(entries)
             lead, self._leading = not self._leading, True
-        self._donation.watch(entries[0].loop)
         if lead:
             try:
                 self._committers.run(self._lead)
@@ -179,7 +233,7 @@ class GroupCommit:
                 entry.take()
         for entry in entries:
             entry.fail(AppendError(f"no worker thread could be started: {exc}", errno=errno.EAGAIN, stage="queue"))
-        self._settle(entries)
+        self._settle([member for entry in entries for member in entry.family])
 
     def _lead(self, round_: Round | None = None) -> None:
         """Take batches to the disk until none is waiting. Runs in one worker thread at a time."""
@@ -187,12 +241,13 @@ class GroupCommit:
             self._take_rounds(round_)
         except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
             with self._lock:
-                failed, self._round = self._round, None
+                batch = [member for entry in self._batch for member in entry.family]
+                failed = self._round.entries if self._round is not None else batch
+                self._round, self._batch = None, []
                 self._leading = bool(self._queue)
-            if failed is not None:
-                for entry in failed.entries:
-                    entry.give_up(exc)
-                self._settle(failed.entries)
+            for entry in failed:
+                entry.give_up(exc)
+            self._settle(failed)
             if self._leading:
                 self._committers.run(self._lead)
             raise
@@ -201,21 +256,18 @@ class GroupCommit:
         while True:
             if round_ is None and (round_ := self._next_round()) is None:
                 return
-            while not round_.over:
-                for _ in range(min(HELPERS, round_.helpers_wanted)):
-                    with contextlib.suppress(RuntimeError):  # no thread to be had: fewer will do
-                        self._committers.run(partial(self._help, round_, round_.step))
-                straggler = round_.work(round_.step, driving=True)
-                if straggler is not None:  # this thread hung, and another leads now
-                    self._settle(straggler)
+            while (step := round_.step) is not None:
+                behind = step.work()
+                if behind is not None:  # this thread hung, and another leads now
+                    self._settle(round_.finish_alone(behind))
                     return
-                round_.advance(PATIENCE_S)
+                round_.advance()
             self._settle(round_.entries)
             round_ = self._round = None
 
     def _next_round(self) -> Round | None:
         with self._lock:
-            batch: list[Entry] = []
+            batch = self._batch = []
             while self._queue and len(batch) < MAX_BATCH:
                 entry = self._queue.popleft()
                 if not entry.withdrawn:
@@ -226,16 +278,25 @@ class GroupCommit:
                 return None
             self._batches += 1
             self._messages += len(batch)
-            self._round = Round(batch)
+            self._round = Round(batch, syncfs=self._syncfs, patience_s=PATIENCE_S, left_behind=self._finish_later)
+            self._batch = []
             self._watch()
             return self._round
 
-    def _help(self, round_: Round, step: int) -> None:
-        straggler = round_.work(step)
-        if straggler is not None:
-            self._settle(straggler)
+    def _finish_later(self, rest: Rest) -> None:
+        """Have a thread wait for syncs that hang, and finish what they are for, one by one."""
+        try:
+            self._committers.run(partial(self._finish_rest, rest))
+        except RuntimeError:  # no other thread to be had
+            self._finish_rest(rest)
 
-    def _settle(self, entries: list[Entry]) -> None:
+    def _finish_rest(self, rest: Rest) -> None:
+        while rest.items:
+            for item, failure in rest.ended(None):
+                item.sync_ended(failure)
+                self._settle(Round.finish_alone(item))
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
         by_loop: dict[AbstractEventLoop, list[Entry]] = {}
         for entry in entries:
             entry.conclude()
@@ -245,6 +306,30 @@ class GroupCommit:
             # A closed loop has nobody left to tell; the messages are where the promises say.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_tell, settled)
+
+    def channel(self, loop: AbstractEventLoop, tmpfile: TmpFile) -> Channel | None:
+        """Return what takes messages of *loop*, the running one, to the helper process; None if this one does them."""
+        if self._delegation is None or tmpfile.links:
+            return None
+        channel = self._delegation.channel(loop, tmpfile)
+        if channel is not None and not self._watching:
+            with self._lock:
+                self._watch()
+        if self._delegation.starting:
+            self._donation.watch(loop)
+        return channel
+
+    def _needs_time(self) -> bool:
+        """Whether worker threads have something to do."""
+        return self._leading or bool(self._streams) or (self._delegation is not None and self._delegation.starting)
+
+    async def aclose(self) -> None:
+        """End the helper process, if there is one, when what it has in hand is settled. The next use starts another."""
+        if self._delegation is None:
+            return
+        gone = run_in_thread(asyncio.get_running_loop(), self._committers, self._delegation.close)
+        with anyio.CancelScope(shield=True):
+            await gone
 
     def _watch(self) -> None:
         """Have the watch kept, from now until there is nothing to watch. Called with the lock held."""
@@ -264,11 +349,11 @@ class GroupCommit:
             raise
 
     def _watch_on(self) -> None:
-        seen: tuple[Round | None, int] = (None, 0)
+        seen: tuple[Round | None, object] = (None, None)
         while True:
             time.sleep(PATIENCE_S)
             with self._lock:
-                if not self._leading and not self._streams:
+                if not self._leading and not self._streams and not self._has_channels:
                     self._watching = False
                     return
             with contextlib.suppress(RuntimeError):  # no thread to be had: at the next look, perhaps
@@ -281,11 +366,17 @@ class GroupCommit:
             if loop.is_closed():
                 self.stream_crew.run(tmpfile.discard)
                 self.stream_over(tmpfile)
+        if self._delegation is not None:
+            self._delegation.close_orphans()
 
-    def _replace_hanging_leader(self, seen: tuple[Round | None, int]) -> tuple[Round | None, int]:
+    @property
+    def _has_channels(self) -> bool:
+        return self._delegation is not None and self._delegation.has_channels
+
+    def _replace_hanging_leader(self, seen: tuple[Round | None, object]) -> tuple[Round | None, object]:
         """Have another thread lead, if the round and its moves are as *seen* at the last look; return them."""
         round_ = self._round
-        now = (round_, round_.moves if round_ else 0)
+        now = (round_, round_.moves if round_ else None)
         if round_ is not None and now == seen and round_.depose_hanging_driver():
             self._committers.run(partial(self._lead, round_))
         return now
@@ -317,10 +408,11 @@ _default_lock = threading.Lock()
 def default_commit() -> GroupCommit:
     """Return the process's own `GroupCommit`, made at first use."""
     global _default
-    with _default_lock:
-        if _default is None:
-            _default = GroupCommit()
-        return _default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                _default = GroupCommit()
+    return _default
 
 
 def _start_afresh() -> None:
@@ -335,7 +427,13 @@ def _start_afresh() -> None:
 def _finish() -> None:
     """At the end of the interpreter: see deliveries in flight through, and discard what was still being received."""
     deadline = time.monotonic() + EXIT_S
-    hanging = [commit for commit in list(_commits) if not commit.wait_idle(deadline - time.monotonic())]
+    commits = list(_commits)
+    delegations = [commit._delegation for commit in commits if commit._delegation is not None]  # pyright: ignore[reportPrivateUsage]
+    for delegation in delegations:
+        delegation.end()
+    hanging = [commit for commit in commits if not commit.wait_idle(deadline - time.monotonic())]
+    for delegation in delegations:
+        delegation.wait_gone(deadline - time.monotonic())
     if not hanging:  # or discarding would wait for what hangs
         discard_all()
 

@@ -9,7 +9,7 @@ Newline = Literal["keep", "lf", "crlf"]
 """``keep`` stores what was given, ``lf`` turns each CRLF into LF, ``crlf`` turns each LF without a CR into CRLF.
 A CR that no LF follows is data, and is left alone by all three."""
 
-NEWLINES: Final = ("keep", "lf", "crlf")
+NEWLINES: Final[tuple[Newline, ...]] = ("keep", "lf", "crlf")
 
 # RFC 5322 §2.2: a field name is printable ASCII without the colon; a line that starts with space or tab continues
 # the field before it and has to hold something else, since a reader may take a blank line for the end of the header.
@@ -17,10 +17,11 @@ _FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
 _CONTINUATION: Final = re.compile(rb"[ \t]+[^ \t]")
 
 
-def check_newline(newline: str) -> None:
-    """Raise ValueError unless *newline* is one of the three policies."""
+def check_newline(newline: Newline) -> Newline:
+    """Return *newline*; ValueError unless it is one of the three policies."""
     if newline not in NEWLINES:
         raise ValueError(f"newline must be one of {', '.join(NEWLINES)}, not {newline!r}")
+    return newline
 
 
 def check_prefix(prefix: bytes) -> bytes:
@@ -53,17 +54,19 @@ class Content:
     """Converts and counts the bytes of one message, in any chunking.
 
     Attributes:
+        prefix: what is still to be stored before all else.
+        newline: the policy.
         size: bytes stored so far, prefix included (the name's ``,S=``).
         wire_size: what `size` would be with every line end a CRLF (``,W=``, IMAP's RFC822.SIZE): one more for
             each LF that no CR precedes.
 
     """
 
-    __slots__ = ("_after_cr", "_held", "_newline", "_prefix", "size", "wire_size")
+    __slots__ = ("_after_cr", "_held", "newline", "prefix", "size", "wire_size")
 
     def __init__(self, *, prefix: bytes = b"", newline: Newline = "keep") -> None:
-        self._prefix = prefix
-        self._newline = newline
+        self.prefix = prefix
+        self.newline: Newline = newline
         self._held = b""  # a CR kept back until the next byte shows whether it belongs to a line end
         self._after_cr = False  # whether the last byte stored is a CR
         self.size = 0
@@ -71,39 +74,63 @@ class Content:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to store for *chunk*: possibly none yet, possibly a CR kept back before."""
-        if self._prefix:
-            chunk, self._prefix = self._prefix + chunk, b""
-        if not chunk:
-            return chunk
-        if self._newline != "keep":
-            chunk = self._held + chunk
-            self._held = b"\r" if chunk.endswith(b"\r") else b""
+        if self.prefix:
+            chunk, self.prefix = self.prefix + chunk, b""
+        if self.newline != "keep":
             if self._held:
-                chunk = chunk[:-1]
+                chunk = self._held + chunk
+                self._held = b""
+            if chunk.endswith(b"\r"):
+                chunk, self._held = chunk[:-1], b"\r"
             if b"\r" in chunk:
-                chunk = chunk.replace(b"\r\n", b"\n")
-            if self._newline == "crlf":
+                lines = _with_lf(chunk)
+                if lines is None:
+                    lines = chunk.replace(b"\r\n", b"\n")
+                elif self.newline == "crlf":
+                    return self._counted(chunk)
+                chunk = lines
+            if self.newline == "crlf":
                 chunk = chunk.replace(b"\n", b"\r\n")
-        self._count(chunk)
-        return chunk
+        return self._counted(chunk)
 
     def end(self) -> bytes:
         """Return what is still to be stored once no more chunks come."""
+        if not self.prefix and not self._held:  # nearly always
+            return b""
         rest = self.feed(b"")  # the prefix of an empty message
         held, self._held = self._held, b""
-        self._count(held)
-        return rest + held
+        return rest + self._counted(held)
 
-    def _count(self, stored: bytes) -> None:
+    def _counted(self, stored: bytes) -> bytes:
+        """Return *stored*, now that it is counted."""
         if not stored:
-            return
+            return stored
         self.size += len(stored)
-        bare = stored.count(b"\n")
-        if bare:
-            # Most mail on disk has no CR at all, and the search for one byte is far cheaper than for two.
-            if b"\r" in stored:
-                bare -= stored.count(b"\r\n")
-            if self._after_cr and stored.startswith(b"\n"):
-                bare -= 1
+        bare = 0
+        # Most mail on disk has no CR at all, and the search for one byte is far cheaper than for two.
+        if b"\r" not in stored:
+            bare = _count_lf(stored)
+        elif _with_lf(stored) is None:
+            bare = stored.count(b"\n") - stored.count(b"\r\n")
+        if self._after_cr and stored.startswith(b"\n"):
+            bare -= 1
         self._after_cr = stored.endswith(b"\r")
         self.wire_size += len(stored) + bare
+        return stored
+
+
+# CPython searches for one byte with memchr(3) when it replaces, and byte by byte when it counts, or searches for two.
+
+
+def _count_lf(data: bytes) -> int:
+    """Return the number of LFs, in a third of the time that bytes.count takes (3.11 to 3.13)."""
+    return len(data) - len(data.replace(b"\n", b""))
+
+
+def _with_lf(data: bytes) -> bytes | None:
+    """Return *data* with LF line ends if all of its line ends are CRLF and it has no other CR; or else None.
+
+    In two fifths of the time that it takes to replace CRLF and count.
+    """
+    lines = data.replace(b"\r", b"")
+    return lines if lines.replace(b"\n", b"\r\n") == data else None

@@ -45,22 +45,55 @@ def sync_directory(disk: Disk, path: str) -> None:
 class Directories:
     """``tmp/``, ``new/`` and ``cur/`` of the maildir at *path*."""
 
-    __slots__ = ("_create", "disk", "path")
+    __slots__ = ("create", "cur", "disk", "new", "path", "tmp")
 
     def __init__(self, path: str, *, disk: Disk, create: bool) -> None:
         self.path = path
+        self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
         self.disk = disk
-        self._create = create
+        self.create = create
 
     def subdirectory(self, name: str) -> str:
         """Return the path of ``tmp``, ``new`` or ``cur``."""
         return f"{self.path}/{name}"
 
+    def device(self) -> int | str:
+        """Return what is the same for all maildirs on one file system. Where that cannot be told, only for this one."""
+        path = self.tmp
+        while True:
+            try:
+                return self.disk.stat(path).st_dev
+            except FileNotFoundError:
+                if path == os.path.dirname(path):
+                    return self.path
+                path = os.path.dirname(path)
+            except OSError:
+                return self.path
+
+    def check_room(self, size: int) -> None:
+        """Raise OSError or `NotAMaildirError` if a message of *size* bytes can be seen to have no place here now.
+
+        What is missing is no reason if a delivery may make it.
+        """
+        for name in ("tmp", "new"):
+            path = self.subdirectory(name)
+            try:
+                if self.disk.room(path) < max(size, 1):  # nor has an empty one, if there is no room at all
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            except FileNotFoundError:
+                if not self.create:
+                    raise NotAMaildirError(
+                        f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
+                    ) from None
+                return
+            except NotADirectoryError:
+                raise self._not_a_maildir(path) from None
+
     def make_missing(self) -> None:
         """Make what a delivery found missing, if that is allowed; `NotAMaildirError` if not."""
         for name in SUBDIRECTORIES:
             _durable.pop((self.disk, self.subdirectory(name)), None)
-        if self._create:
+        if self.create:
             self.make()
         elif missing := self.missing():
             raise NotAMaildirError(
@@ -150,7 +183,7 @@ class Directories:
 
         What is missing holds none, if a delivery may make it; or else this is not a maildir: `NotAMaildirError`.
         """
-        missing = self.missing() if self._create else []
+        missing = self.missing() if self.create else []
         paths = [
             f"{self.subdirectory(name)}/{entry}"
             for name in ("new", "cur")

@@ -8,11 +8,14 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, Final, Protocol
 
-__all__ = ["Disk", "PosixDisk", "publish", "write_all"]
+from maildir_async.syncs import Syncs, call_side_by_side
+
+__all__ = ["UNLINKABLE", "Disk", "PosixDisk", "link_new", "publish", "syncfs_tells_errors", "write_all"]
 
 
 class Disk(Protocol):
@@ -23,6 +26,10 @@ class Disk(Protocol):
         ...
 
     def chmod(self, fd: int, mode: int) -> None: ...
+
+    def open_to_read(self, path: str) -> BinaryIO:
+        """Open a file that this process has written."""
+        ...
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write some of *data*, at least one byte of it, and return how many."""
@@ -36,6 +43,17 @@ class Disk(Protocol):
 
     def sync(self, fd: int) -> None:
         """Return when a file's bytes, or a directory's entries, survive a power cut."""
+        ...
+
+    def start_syncs(self, fds: Sequence[int]) -> Syncs:
+        """Begin to `sync` each of several, which stay open until that is done. Does not wait, and raises nothing."""
+        ...
+
+    def sync_file_system(self, fd: int) -> None:
+        """Return when all that the file system of *fd* holds survives a power cut, or raise.
+
+        Raises if anything could not be written since *fd* was opened, whatever file it belongs to.
+        """
         ...
 
     def close(self, fd: int) -> None:
@@ -62,6 +80,13 @@ class Disk(Protocol):
 
     def listdir(self, path: str) -> list[str]: ...
 
+    def room(self, path: str) -> int:
+        """Return how many bytes the file system of a directory can still take from this process; 0 for no file more.
+
+        Raises PermissionError for a directory that this process may make no file in.
+        """
+        ...
+
 
 class PosixDisk:
     """The real one. EINTR is retried by Python itself (PEP 475)."""
@@ -69,6 +94,9 @@ class PosixDisk:
     def create(self, path: str, mode: int) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path, flags, mode)
+
+    def open_to_read(self, path: str) -> BinaryIO:
+        return open(path, "rb", buffering=0)
 
     def chmod(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
@@ -100,6 +128,18 @@ class PosixDisk:
                 return
         os.fsync(fd)
 
+    def start_syncs(self, fds: Sequence[int]) -> Syncs:
+        # 64 files on a journaled ext4: 26 µs each by the kernel, 44 by 12 threads of Python, 49 by 32.
+        if sys.platform == "linux" and type(self).sync is PosixDisk.sync and all(map(_is_on_block_device, fds)):
+            from maildir_async.kernel_aio import fsync_all
+
+            if (syncs := fsync_all(fds)) is not None:
+                return syncs
+        return call_side_by_side([functools.partial(self.sync, fd) for fd in fds])
+
+    def sync_file_system(self, fd: int) -> None:
+        _syncfs()(fd)
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -126,6 +166,26 @@ class PosixDisk:
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)
+
+    def room(self, path: str) -> int:
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            os.stat(path)  # which says so if it is not there
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        found = os.statvfs(path)
+        blocks, files = (found.f_bavail, found.f_favail) if os.geteuid() else (found.f_bfree, found.f_ffree)
+        # f_files is 0 where there is no fixed number of files (Btrfs).
+        return blocks * found.f_frsize if files or not found.f_files else 0
+
+
+def _is_on_block_device(fd: int) -> bool:
+    """Whether *fd* is on a file system of a disk here: ext4, XFS and the like, not NFS or FUSE.
+
+    A process that is killed cannot end before the kernel's syncs have, and a server may never answer.
+    """
+    try:
+        return os.major(os.fstat(fd).st_dev) != 0
+    except OSError:
+        return False
 
 
 #: A file system's ways of saying "not here" rather than "it went wrong".
@@ -160,6 +220,32 @@ def _rename_noreplace() -> Callable[[str, str], None]:
     return rename
 
 
+@functools.cache
+def _syncfs() -> Callable[[int], None]:
+    """Return syncfs(2)."""
+    import ctypes
+
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+
+    def sync(fd: int) -> None:
+        if syncfs(fd):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return sync
+
+
+def syncfs_tells_errors() -> bool:
+    """Return whether syncfs(2) reports what could not be written, as it does since Linux 5.8."""
+    if sys.platform != "linux":
+        return False
+    major, minor = (int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    return (major, minor) >= (5, 8)
+
+
 def write_all(disk: Disk, fd: int, data: bytes) -> None:
     """Write all of *data*: a short write is the file system's right (write(2)), not a failure."""
     rest: bytes | memoryview = data
@@ -182,6 +268,16 @@ def publish(disk: Disk, source: str, target: str) -> str | None:
         if not _is_published(disk, source, target):
             raise
         return _unlink_source(disk, source, note=f"published in spite of {exc.strerror or exc}")
+
+
+def link_new(disk: Disk, source: str, target: str) -> None:
+    """Make *target*, which must not exist, another name of *source*. FileExistsError if it is another file."""
+    try:
+        disk.link(source, target)
+    except OSError:
+        # A reply lost on NFS, or answered twice: the name has 64 random bits, so if it is this file, this made it.
+        if not _is_same(disk, source, target):
+            raise
 
 
 def _publish(disk: Disk, source: str, target: str) -> str | None:
@@ -217,6 +313,14 @@ def _unlink_source(disk: Disk, source: str, note: str = "") -> str | None:
         note = f"{note}; " if note else ""
         return f"{note}the file in tmp/ could not be removed: {exc.strerror or exc}"
     return note or None
+
+
+def _is_same(disk: Disk, source: str, target: str) -> bool:
+    try:
+        here, there = disk.stat(source), disk.stat(target)
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _is_published(disk: Disk, source: str, target: str) -> bool:

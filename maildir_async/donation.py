@@ -4,7 +4,7 @@ CPython hands its interpreter lock over when the holder blocks, or when another 
 nobody else got it. A loop that is always busy, in turns shorter than that, drops the lock in every turn and has it
 back before a worker has woken: deliveries then go on at some 40 a second, and single ones take seconds. So while a
 loop has something with worker threads, it looks every `TICK_S` whether it has been running all the time; if it has, it
-stands still for up to `DONATION_S`. An idle or half-busy loop never does.
+stands still for up to `SHARE` of that time. An idle or half-busy loop never does.
 """
 
 import asyncio
@@ -19,9 +19,12 @@ __all__ = ["Donation"]
 #: Seconds between two looks.
 TICK_S: Final = 0.005
 
-#: Seconds given at most. Of a saturated loop's time, 2 ms in 7 let it deliver over a thousand messages a second
-#: (4 KiB, 64 in flight) where it had delivered 40, and the slowest took 0.1 s instead of 2.
-DONATION_S: Final = 0.002
+#: The part of the time since the last look that is given at most: 2 ms for 5. A saturated loop that gives none has
+#: 40 messages a second delivered (4 KiB, 64 in flight), the slowest in 2 s; with this over a thousand, and 0.1 s.
+SHARE: Final = 0.4
+
+#: Seconds given at most, to a loop with turns so long that the interpreter takes the lock from it by itself.
+MOST_S: Final = 0.008
 
 #: The part of the time since the last look that the loop's thread has run, from which on it counts as saturated.
 SATURATED: Final = 0.7
@@ -64,7 +67,8 @@ class Donation:
         if not self._needed():
             self._watched.discard(loop)
             return
-        if self._cpu() - cpu > SATURATED * (self._clock() - clock):
+        passed = self._clock() - clock
+        if self._cpu() - cpu > SATURATED * passed:
             self._enough.clear()
-            self._enough.wait(DONATION_S)
+            self._enough.wait(min(SHARE * passed, MOST_S))
         loop.call_later(TICK_S, self._look, loop, self._clock(), self._cpu())

@@ -14,18 +14,19 @@ from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 import anyio
 
-from maildir_async.append import AppendTask
+from maildir_async.append import AppendTask, busy_error
+from maildir_async.channel import in_use_by_helpers
 from maildir_async.commit import GroupCommit, default_commit
 from maildir_async.content import Newline
 from maildir_async.delivered import Delivered, Durability
 from maildir_async.directories import Directories
 from maildir_async.disk import Disk, PosixDisk
+from maildir_async.entry import Entry
 from maildir_async.errors import MaildirError, UncertainAppendError, append_error
 from maildir_async.index import Index
 from maildir_async.many import settle_many
 from maildir_async.names import UniqueNames, names_for
 from maildir_async.options import DEADLINE, AppendOptions, MessageOptions, check_durability, check_size_limit
-from maildir_async.rounds import Entry
 from maildir_async.sources import check_message
 from maildir_async.states import State
 from maildir_async.tmpfile import in_use
@@ -142,6 +143,16 @@ class Maildir:
         a directory, `AppendError` (stage ``create``) for what the system says.
         """
         await self._in_thread(self.directories.make)
+
+    async def check_room(self, size: int = 0) -> None:
+        """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
+
+        `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
+        `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
+        """
+        if self.commit.is_full and not self.commit.waits:
+            raise busy_error()
+        await self._in_thread(partial(self.directories.check_room, size))
 
     async def append(
         self,
@@ -286,7 +297,7 @@ class Maildir:
         age = older_than.total_seconds()
         if age < 0:
             raise ValueError(f"older_than must not be negative: {older_than}")
-        return await self._in_thread(lambda: self.directories.clean_tmp(age, in_use()))
+        return await self._in_thread(lambda: self.directories.clean_tmp(age, in_use() | in_use_by_helpers()))
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""

@@ -71,8 +71,7 @@ class UniqueNames:
             # of seconds, then of M as an integer, so M must be true microseconds and time must not go back.
             micros = self._last = max(self._clock() // 1000, self._last + 1)
             count = next(_process.deliveries)
-        seconds, micros = divmod(micros, 1_000_000)
-        return f"{seconds}.M{micros:06}P{self._pid()}Q{count}R{_process.random}.{self._host}"
+        return f"{micros // 1_000_000}.M{micros % 1_000_000:06}P{self._pid()}Q{count}R{_process.random}.{self._host}"
 
 
 @functools.cache

@@ -5,20 +5,30 @@ touches the disk here: it goes to group commit as it is. On the loop's thread on
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from weakref import finalize
 
 from maildir_async.buffer import Buffer
 from maildir_async.commit import GroupCommit
+from maildir_async.entry import Entry
 from maildir_async.tmpfile import TmpFile
 from maildir_async.worker import open_handle, run_in_thread
 
 __all__ = ["CHUNK_SIZE", "Spool"]
 
+Chunks = list[bytes | bytearray | memoryview]
+
 #: Bytes gathered before they are written. A stream holds two such chunks: one being written, one being received.
 CHUNK_SIZE: Final = 512 * 1024
+
+#: The same for a message that is large already, while there are few streams: 0.85 of plain C's rate where the other has
+#: 0.75, for twice the memory.
+LARGE_CHUNK_SIZE: Final = 2**20
+LARGE_FROM: Final = 8 * 2**20
+FEW_STREAMS: Final = 4
 
 
 class Spool:
@@ -39,7 +49,6 @@ class Spool:
         loop: asyncio.AbstractEventLoop,
         tmpfile: TmpFile,
         commit: GroupCommit,
-        *,
         written: Callable[[], object],
         failed: Callable[[BaseException], object],
         quiet: Callable[[], object],
@@ -51,6 +60,8 @@ class Spool:
         self._failed = failed
         self._quiet = quiet
         self._buffer = Buffer()
+        self._next: deque[Chunks] = deque()  # one whole chunk at most: what the thread writes after the one in hand
+        self._next_size = 0
         self._writing: asyncio.Task[None] | None = None
         self._handle: Any = None  # from aiofiles
         self._abandoned: finalize[..., Any] | None = None  # discards the file if this is thrown away
@@ -60,7 +71,17 @@ class Spool:
     @property
     def size(self) -> int:
         """Bytes in memory that are not being written yet."""
-        return self._buffer.size
+        return self._buffer.size + (self._next_size if self._next else 0)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may come: a chunk is not whole yet."""
+        return self.size < self._chunk_size
+
+    @property
+    def _chunk_size(self) -> int:
+        is_large = self._tmpfile.content.size >= LARGE_FROM and self._commit.streams <= FEW_STREAMS
+        return LARGE_CHUNK_SIZE if is_large else CHUNK_SIZE
 
     @property
     def busy(self) -> bool:
@@ -72,19 +93,29 @@ class Spool:
         self._buffer.add(data)
 
     def write_out(self) -> None:
-        """Have a whole chunk, if there is one, written, unless that is being done."""
-        if self._buffer.size >= CHUNK_SIZE and self._writing is None and not self._discarded:
-            self._writing = writing = self._loop.create_task(self._write(self._buffer.take()))
+        """Have a whole chunk, if there is one, written: now, or by the thread that is at it when it has done that."""
+        if self._discarded:
+            return
+        if self._buffer.size >= self._chunk_size and not self._next:
+            self._next_size = self._buffer.size
+            self._next.append(self._buffer.take())
+        if self._next and self._writing is None:
+            self._writing = writing = self._loop.create_task(self._write(self._next.popleft()))
             writing.add_done_callback(self._wrote)
 
-    def take_rest(self) -> list[bytes | bytearray | memoryview]:
+    def take_rest(self) -> Chunks:
         """Return what is not in the file yet: less than a chunk, if it is not busy."""
         return self._buffer.take()
+
+    def submit(self, entry: Entry) -> None:
+        """The message is whole with what *entry* holds."""
+        self._commit.submit(entry)
 
     def discard(self) -> None:
         """Drop what is in memory and have the file removed, once the write in progress is over."""
         self._discarded = True
         self._buffer.take()
+        self._next.clear()
         if self._abandoned is not None:
             # Handed to a thread before anything else, so that it is done even if this loop never runs again.
             try:
@@ -107,7 +138,7 @@ class Spool:
         self._written = self._quiet = int
         self._failed = id
 
-    async def _write(self, chunks: list[bytes | bytearray | memoryview]) -> None:
+    async def _write(self, chunks: Chunks) -> None:
         try:
             if self._handle is None and not self._discarded:
                 # From now on there may be a file, which must outlive neither this nor the loop.
@@ -115,13 +146,26 @@ class Spool:
                 self._abandoned.atexit = False  # GroupCommit sees to that
                 self._commit.stream_opened(self._tmpfile, self._loop)
                 self._handle = await open_handle(self._tmpfile, self._commit.stream_crew)
-            handle: Any = self._handle
-            while chunks and not self._discarded:
-                await handle.writelines(chunks)
-                chunks = self._buffer.take() if self._buffer.size >= CHUNK_SIZE else []
-                self._written()
+            if not self._discarded:
+                handle: Any = self._handle
+                await handle.writelines(self._and_next(chunks))
         except (Exception, asyncio.CancelledError) as exc:  # the loop cancels all tasks before it ends
             self._failed(exc)
+
+    def _and_next(self, chunks: Chunks) -> Iterator[Chunks]:
+        """Yield a chunk, and the next while there is one. In the thread: it does not wait for the loop between."""
+        yield chunks
+        with contextlib.suppress(IndexError):
+            while True:
+                chunks = self._next.popleft()
+                with contextlib.suppress(RuntimeError):  # a closed loop: the watch discards what it leaves
+                    self._loop.call_soon_threadsafe(self._took_next)
+                yield chunks
+
+    def _took_next(self) -> None:
+        if not self._discarded:
+            self.write_out()
+            self._written()
 
     def _wrote(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
@@ -130,11 +174,13 @@ class Spool:
         failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if failure is not None:
             self._failed(failure)
-        self.write_out()
+        self._took_next()
         self._quiet()
 
 
 def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
     commit.stream_over(tmpfile)
-    with suppress(RuntimeError):  # no thread to be had: the end of the interpreter, which discards all there is
+    with contextlib.suppress(
+        RuntimeError
+    ):  # no thread to be had: the end of the interpreter, which discards all there is
         commit.stream_crew.run(tmpfile.discard)

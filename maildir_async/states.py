@@ -29,6 +29,8 @@ class State(Enum):
     ABORTED = "aborted"
     UNCERTAIN = "uncertain"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and the table is asked four times a message
+
 
 class Event(Enum):
     """What can happen to a delivery."""
@@ -41,6 +43,8 @@ class Event(Enum):
     WITHDRAW = "withdraw"  # cancelled while still queued: group commit had not begun with it
     COMMIT = "commit"  # visible, and as durable as was asked for
     SYNC_FAIL = "sync_fail"  # visible, but its directory could not be synced
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {

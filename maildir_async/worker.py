@@ -65,11 +65,13 @@ class _Raw(io.RawIOBase):
         return True
 
     def writelines(self, lines: Iterable[Any], /) -> None:
-        self._tmpfile.write(list(lines))
+        for chunks in lines:
+            self._tmpfile.write(chunks)
 
 
 async def open_handle(tmpfile: TmpFile, crew: Crew) -> AsyncFileIO:
-    """Create the file in ``tmp/`` and return an aiofiles handle to it, whose ``writelines`` is to be used.
+    """Create the file in ``tmp/`` and return an aiofiles handle to it, whose ``writelines`` is to be used: it takes
+    sequences of chunks from an iterable, in its thread, and writes each.
 
     The handle owns neither file nor descriptor: `TmpFile.discard` or group commit ends them, and waits for a write
     that is still running in its thread when the task that awaited it is gone.

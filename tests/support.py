@@ -9,7 +9,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -135,3 +135,26 @@ async def turns(count: int = 50) -> None:
 def wire_size(data: bytes) -> int:
     """Return how long *data* is with every line end a CRLF."""
     return len(data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started and not waited for, those that are over too."""
+    found: set[int] = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):
+            if int(_stat(int(pid))[1]) == os.getpid():
+                found.add(int(pid))
+    return found
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process as ps(1) tells it: R, S, D, T; Z if it is over, or gone."""
+    try:
+        return _stat(pid)[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what proc(5) tells of a process after its name: state, parent and more."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

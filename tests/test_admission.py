@@ -107,6 +107,33 @@ def test_release_is_idempotent(loop: asyncio.AbstractEventLoop) -> None:
     assert (admission.pending, admission.pending_bytes, third.granted) == (1, 3, True)
 
 
+def test_a_shared_place_is_given_back_with_the_last_share(loop: asyncio.AbstractEventLoop) -> None:
+    """However often each is released or forgotten, and in whatever order, one place is given back, once."""
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        admission = Admission(1, 10)
+        first = request(admission, loop, 3)
+        shares = [first, first.share(), first.share().share()]
+        waiting = request(admission, loop, 3)
+        gc.collect()  # the share in between
+        for at in order[:2]:
+            shares[at].release()
+            shares[at].release()
+            assert (admission.pending, admission.pending_bytes, waiting.granted) == (1, 3, False)
+        shares[order[2]].release()
+        assert (admission.pending, admission.pending_bytes, waiting.granted) == (1, 3, True)
+
+
+def test_shares_released_by_many_threads(loop: asyncio.AbstractEventLoop) -> None:
+    """Released by several threads at once, a place is given back once."""
+    admission = Admission(1, 10)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(300):
+            place = request(admission, loop)
+            shares = [place, *(place.share() for _ in range(7))]
+            list(pool.map(lambda share: share.release(), shares))
+            assert (admission.pending, admission.pending_bytes) == (0, 0)
+
+
 def test_giving_up_waiting_lets_the_next_in(loop: asyncio.AbstractEventLoop) -> None:
     """When the one that blocks the queue gives up, those behind it that fit are admitted at once."""
     admission = Admission(100, 10)
@@ -155,10 +182,12 @@ def test_reset(loop: asyncio.AbstractEventLoop) -> None:
     """After a fork nothing is pending and nobody waits, and what the parent holds takes nothing from the child."""
     admission = Admission(1, 10)
     held, waiting = request(admission, loop, 5), request(admission, loop, 5)
+    share = held.share()
     admission.reset()
     assert (admission.pending, admission.pending_bytes, admission.waiting) == (0, 0, 0)
     mine = request(admission, loop, 7)
     held.release()
+    share.release()
     waiting.release()
     assert (mine.granted, admission.pending, admission.pending_bytes) == (True, 1, 7)
 

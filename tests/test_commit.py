@@ -259,6 +259,9 @@ async def _endless() -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
+# Python's own complaint about a task that is thrown away before its first turn, as others are later. It is the loop's
+# owner's mistake, which is made here on purpose; whether a write has had its turn by then is chance.
+@pytest.mark.filterwarnings("ignore:coroutine 'Spool._write' was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("held", [True, False], ids=["tasks still referenced", "tasks forgotten"])
 @pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
 def test_loop_closed_under_deliveries(tmp_path: Path, held: bool, uv: bool) -> None:
@@ -309,7 +312,7 @@ def test_stopped_loop_with_cancelled_tasks(tmp_path: Path) -> None:
 
     async def begin() -> asyncio.Task[Delivered]:
         stream = AppendTask(maildir, _endless())
-        waiting = asyncio.ensure_future(stream._outcome())
+        waiting = asyncio.ensure_future(stream._until_settled())
         while not stream.bytes_written:
             await asyncio.sleep(0.001)
         return waiting

@@ -1,5 +1,5 @@
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -103,7 +103,8 @@ def test_empty_message_has_its_prefix() -> None:
 def test_newline_is_one_of_three() -> None:
     """A policy that does not exist is a ValueError that names it."""
     for newline in NEWLINES:
-        check_newline(newline)
+        assert check_newline(newline) == newline
+    wrong: Any
     for wrong in ("", "CRLF", "\n", "crlf "):
         with pytest.raises(ValueError, match=re.escape(repr(wrong))):
             check_newline(wrong)

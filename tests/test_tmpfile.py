@@ -26,7 +26,7 @@ NOW_NS = 1_700_000_000 * 10**9
 STEPS: list[tuple[str, Callable[[TmpFile], object]]] = [
     ("create", TmpFile.create),
     ("write", lambda file: file.write([MESSAGE])),
-    ("seal", TmpFile.seal),
+    ("complete", lambda file: file.complete([])),
     ("sync", TmpFile.sync),
     ("close", TmpFile.close),
     ("publish", TmpFile.publish),
@@ -114,7 +114,7 @@ def test_mtime_is_set_and_atime_is_not(box: Path) -> None:
     """The mtime is the one given, to the nanosecond; the atime is now, so that no sweeper takes it for old."""
     began = time.time()
     file = tmpfile(box, mtime_ns=123_456_789_012)
-    take(file, "seal")
+    take(file, "complete")
     in_tmp = os.stat(file.path)
     assert in_tmp.st_mtime_ns == 123_456_789_012
     assert in_tmp.st_atime >= began - 1
@@ -128,7 +128,7 @@ def test_content_policy_applies(box: Path) -> None:
     file = tmpfile(box, content=Content(prefix=b"A: b\n", newline="crlf"))
     file.create()
     file.write([b"x\r", b"\ny\n", b"z\r"])
-    file.seal()
+    file.complete([])
     file.close()
     file.publish()
     assert contents(box)["new"] == [b"A: b\r\nx\r\ny\r\nz\r"]
@@ -151,7 +151,7 @@ def test_chunks_of_every_kind(box: Path) -> None:
     file.write([b"a", bytearray(b"b"), memoryview(b"xcx")[1:2], b""])
     file.write([])
     file.write([huge, bytearray(huge), memoryview(huge)])
-    file.seal()
+    file.complete([])
     file.close()
     file.publish()
     assert contents(box)["new"] == [b"abc" + 3 * huge]
@@ -159,7 +159,7 @@ def test_chunks_of_every_kind(box: Path) -> None:
 
 
 def test_writeback_covers_each_byte_once(box: Path) -> None:
-    """The writeback that is started early covers all bytes of the file without a gap, none of them twice."""
+    """The writeback that is started early covers all that has been streamed without a gap, and nothing twice."""
     ranges = list[tuple[int, int]]()
 
     class Noting(PosixDisk):
@@ -170,8 +170,8 @@ def test_writeback_covers_each_byte_once(box: Path) -> None:
     file.create()
     for chunk in (b"abc", b"", b"de\r", b"f\r"):
         file.write([chunk])
-    file.seal()
-    assert ranges == [(0, 3), (3, 2), (5, 2), (7, 1)]
+    file.complete([])
+    assert ranges == [(0, 3), (3, 2), (5, 2)], "what ends the message is synced at once"
     file.discard()
 
 
@@ -319,7 +319,7 @@ def test_discard_spares_what_is_published(box: Path) -> None:
         ("create", "create", 0o600),
         ("chmod", "create", 0o640),
         ("write", "write", 0o600),
-        ("utime", "seal", 0o600),
+        ("utime", "complete", 0o600),
         ("sync", "sync", 0o600),
         ("close", "close", 0o600),
         ("rename_noreplace", "publish", 0o600),
@@ -427,7 +427,7 @@ def test_discard_all(box: Path) -> None:
 def test_a_fork_leaves_the_file_to_the_parent(box: Path) -> None:
     """A child has nothing in use and no descriptor of the parent's file, and neither removes nor writes it."""
     file = tmpfile(box)
-    take(file, "seal")
+    take(file, "complete")
 
     def child() -> tuple[set[str], bool, str | None, int | None, bool]:
         in_child = in_use()

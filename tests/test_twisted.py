@@ -164,8 +164,7 @@ class TestWhatTwistedTests:
         await maildir.create()
         first, second = [os.path.basename((await maildir.append(b"")).path) for _ in range(2)]
         assert first < second
-        # Each delivery takes a name for tmp/ and one for new/.
-        assert [name.split("P")[0] for name in (first, second)] == ["1000000000.M050000", "1000000000.M150000"]
+        assert [name.split("P")[0] for name in (first, second)] == ["1000000000.M000000", "1000000000.M050000"]
 
     async def test_mailbox(self, box: Path) -> None:
         """The messages of a mailbox are listed in order, each under a key of its own."""
@@ -476,7 +475,7 @@ class TestDefectsCured:
         """T-1: two messages that get the same name both survive."""
         await Maildir(box).create()
         for content in (b"1st", b"2nd"):
-            await Maildir(box, names=ListedNames(f"tmp{content!r}", "same")).append(content)
+            await Maildir(box, names=ListedNames("same")).append(content)
         assert sorted(contents(box)["new"]) == [b"1st", b"2nd"]
         assert (box / "new" / "same,S=3,W=3").read_bytes() == b"1st"
 

@@ -1,6 +1,7 @@
 """A disk in memory that loses power, and shows what may be left."""
 
 import errno
+import io
 import itertools
 import os
 import posixpath
@@ -8,7 +9,11 @@ import random
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import BinaryIO
+
+from maildir_async.syncs import Syncs, call_side_by_side
 
 __all__ = ["CrashDisk"]
 
@@ -101,6 +106,19 @@ class CrashDisk:
             inode = directory.entries[name] = _Inode(next(self._numbers), stat.S_IFREG | mode)
             return self._descriptor(inode)
 
+    def room(self, path: str) -> int:
+        with self._lock:
+            if self._find(path) is None:
+                raise _error(errno.ENOENT, path)
+            return 2**40
+
+    def open_to_read(self, path: str) -> BinaryIO:
+        with self._lock:
+            inode = self._find(path)
+            if inode is None:
+                raise _error(errno.ENOENT, path)
+            return io.BytesIO(inode.data)
+
     def chmod(self, fd: int, mode: int) -> None:
         with self._changing():
             self._open[fd].mode = stat.S_IFREG | mode
@@ -124,6 +142,18 @@ class CrashDisk:
             inode = self._open[fd]
             inode.synced_data = inode.data
             inode.synced_entries = dict(inode.entries)
+
+    def start_syncs(self, fds: Sequence[int]) -> Syncs:
+        return call_side_by_side([partial(self.sync, fd) for fd in fds])
+
+    def sync_file_system(self, fd: int) -> None:
+        with self._changing():
+            waiting = [self._root]
+            while waiting:
+                inode = waiting.pop()
+                inode.synced_data = inode.data
+                inode.synced_entries = dict(inode.entries)
+                waiting.extend(inode.entries.values())
 
     def close(self, fd: int) -> None:
         with self._lock:

@@ -2,11 +2,13 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import BinaryIO, TypeVar
 
 from maildir_async.disk import Disk, PosixDisk
+from maildir_async.syncs import Syncs, call_side_by_side
 
 __all__ = ["Call", "Fault", "FaultDisk"]
 
@@ -87,6 +89,12 @@ class FaultDisk:
     def create(self, path: str, mode: int) -> int:
         return self._call("create", path, lambda: self._opened(self._disk.create(path, mode), path))
 
+    def room(self, path: str) -> int:
+        return self._call("room", path, lambda: self._disk.room(path))
+
+    def open_to_read(self, path: str) -> BinaryIO:
+        return self._call("open_to_read", path, lambda: self._disk.open_to_read(path))
+
     def chmod(self, fd: int, mode: int) -> None:
         self._call("chmod", fd, lambda: self._disk.chmod(fd, mode))
 
@@ -106,6 +114,12 @@ class FaultDisk:
 
     def sync(self, fd: int) -> None:
         self._call("sync", fd, lambda: self._disk.sync(fd))
+
+    def start_syncs(self, fds: Sequence[int]) -> Syncs:
+        return call_side_by_side([partial(self.sync, fd) for fd in fds])
+
+    def sync_file_system(self, fd: int) -> None:
+        self._call("sync_file_system", fd, lambda: self._disk.sync_file_system(fd))
 
     def close(self, fd: int) -> None:
         self._call("close", fd, lambda: self._disk.close(fd))
