@@ -1,0 +1,26 @@
+"""Mail servers with aiosmtpd: a handler that delivers to maildirs, and SMTP and LMTP that stream to the disk.
+
+Needs the extra ``maildir-async[smtp]``.
+"""
+
+from maildir_async.smtp.delivery import Delivery, DeliveryOpener, Refused
+from maildir_async.smtp.handler import MaildirHandler
+from maildir_async.smtp.message import Client, Receipt
+from maildir_async.smtp.recipients import AddressMap, Layout, MapFile, Resolver, UserFile
+from maildir_async.smtp.streaming import StreamingLMTP, StreamingSMTP
+
+__all__ = [
+    "AddressMap",
+    "Client",
+    "Delivery",
+    "DeliveryOpener",
+    "Layout",
+    "MaildirHandler",
+    "MapFile",
+    "Receipt",
+    "Refused",
+    "Resolver",
+    "StreamingLMTP",
+    "StreamingSMTP",
+    "UserFile",
+]

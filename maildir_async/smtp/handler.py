@@ -1,0 +1,282 @@
+"""The handler: recipients become maildirs, a message is delivered to all of them, and the replies tell what is true."""
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final, NoReturn, Self, cast
+
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from maildir_async.commit import GroupCommit
+from maildir_async.content import Newline, check_newline
+from maildir_async.delivered import Durability
+from maildir_async.errors import BusyError, MaildirError
+from maildir_async.fan_out import FanOut
+from maildir_async.maildir import Maildir
+from maildir_async.options import DEADLINE, MessageOptions, check_deadline
+from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
+from maildir_async.smtp.finder import Finder, Recipient
+from maildir_async.smtp.message import Client, MessageDelivery, Receipt
+from maildir_async.smtp.recipients import AddressMap, Layout, Resolver
+from maildir_async.smtp.replies import NOT_STORED, combined, joined
+from maildir_async.smtp.trace import trace_headers
+
+__all__ = ["MaildirHandler"]
+
+TOO_MANY_RECIPIENTS: Final = "452 4.5.3 Too many recipients"
+
+#: RFC 5321 §4.5.3.1.8: at least 100. A thousand links take some ten milliseconds.
+MAX_RECIPIENTS: Final = 1000
+
+log = logging.getLogger("maildir_async.smtp")
+
+
+class MaildirHandler:
+    """An aiosmtpd handler that delivers to maildirs. For aiosmtpd's own classes, and for the streaming ones.
+
+    A message is written and synced once for each file system, and hard-linked to all its recipients there; one that
+    two of the recipients' addresses share has it once. 250 means as durable as asked for. Nothing of the envelope gets
+    into the message but what the options below say, and of other recipients nothing at all.
+
+    Args:
+        maildir: the path of one maildir, which gets everything; or a template such as
+            ``/var/mail/{domain}/{user}/Maildir``; or a mapping of addresses to paths; or any callable that takes an
+            address and returns a path, None for an unknown user, or an awaitable of these.
+        newline: ``lf``, as is the custom in maildirs, or ``keep`` (CRLF, as it came).
+        return_path: write ``Return-Path`` (RFC 5321 §4.4).
+        delivered_to: write ``Delivered-To`` where there is one recipient.
+        original_to: write ``X-Original-To`` where there is one recipient.
+        received: write ``Received``.
+        per_recipient_headers: write those two also where there are several recipients, each of whom then costs a
+            write and a sync of his own.
+        commit: the `GroupCommit` to share syncs in. By default one that refuses what it has no place for (451 4.3.2)
+            rather than let the client wait. With the streaming classes a message has its place before the client is
+            told to send it, and 1 MiB of ``max_pending_bytes``: by default 256 may be coming at once.
+        durability: what a message survives once 250 has been said.
+        create: whether a maildir that does not exist is made when its first message comes.
+        file_mode: permission bits of message files.
+        deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
+            for `Maildir.append`. How long a client may take is an option of the streaming servers.
+        max_recipients: of one message.
+        on_receipt: called on the loop with a `Receipt` for each recipient of each message, and each one refused.
+
+    """
+
+    def __init__(
+        self,
+        maildir: "str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Resolver",
+        *,
+        newline: Newline = "lf",
+        return_path: bool = True,
+        delivered_to: bool = True,
+        original_to: bool = False,
+        received: bool = True,
+        per_recipient_headers: bool = False,
+        commit: GroupCommit | None = None,
+        durability: Durability = Durability.FULL,
+        create: bool = True,
+        file_mode: int = 0o600,
+        deadline: timedelta = DEADLINE,
+        max_recipients: int = MAX_RECIPIENTS,
+        on_receipt: Callable[[Receipt], object] | None = None,
+    ) -> None:
+        self._finder = Finder(_resolver(maildir, create=create), lambda path: self.maildir(path))
+        self._options: MessageOptions = {"newline": check_newline(newline), "deadline": check_deadline(deadline)}
+        self._newline = b"\n" if newline == "lf" else b"\r\n"
+        self._return_path = return_path
+        self._delivered_to = delivered_to
+        self._original_to = original_to
+        self._received = received
+        self._per_recipient = per_recipient_headers and (delivered_to or original_to)
+        self._commit = commit if commit is not None else GroupCommit(wait=False)
+        self._durability = durability
+        self._create = create
+        self._file_mode = file_mode
+        self._max_recipients = max_recipients
+        self._on_receipt = on_receipt
+        self.maildir("/", self._commit)  # raises what is wrong with the options
+
+    @classmethod
+    def from_cli(cls, parser: Any, *args: str) -> Self:
+        """Return the handler for ``python -m aiosmtpd -c maildir_async.smtp.MaildirHandler DIR``."""
+        if len(args) != 1:
+            parser.error("MaildirHandler usage: DIR, or a template such as /var/mail/{domain}/{user}/Maildir")
+        return cls(args[0])
+
+    def maildir(self, path: "str | os.PathLike[str]", commit: GroupCommit | None = None) -> Maildir:
+        """Return the maildir at *path*, as messages are delivered to it. May be overridden."""
+        return Maildir(
+            path,
+            create=self._create,
+            durability=self._durability,
+            commit=commit or self._commit,
+            file_mode=self._file_mode,
+        )
+
+    # aiosmtpd's hooks.
+
+    async def handle_RCPT(  # noqa: N802 aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
+    ) -> str:
+        """Find the maildir of a recipient: 250; 550 5.1.1 where there is none.
+
+        And what the message would fail with there, as far as that can be seen: the others are to get it once, and not
+        with each try for this one.
+        """
+        if len(envelope.rcpt_tos) >= self._max_recipients:
+            return TOO_MANY_RECIPIENTS
+        recipient = await self._finder.find(address, announced_size(envelope) or 0)
+        if recipient.reply:
+            self._tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
+            return recipient.reply
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(rcpt_options)
+        _found(envelope)[address] = recipient
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Deliver a message that is whole in memory, as aiosmtpd's own classes have it."""
+        delivery: MessageDelivery | None = None
+        try:
+            content = envelope.original_content
+            if content is None:
+                raise TypeError("the envelope has no content: MaildirHandler needs it, or a StreamingSMTP")
+            protocol = transmission_type(server, session, envelope)
+            delivery = await self.open_delivery(server, session, envelope, protocol=protocol, size=len(content))
+            await delivery.send(content)
+            replies = await delivery.finish()
+        except Refused as exc:
+            replies = [exc.reply] * len(envelope.rcpt_tos)
+        except BaseException as exc:
+            if delivery is not None:
+                delivery.abort()
+            if not isinstance(exc, Exception):
+                raise
+            # Not left to aiosmtpd, which has one reply for all, be it LMTP or not.
+            replies = [await self.handle_exception(exc)] * len(envelope.rcpt_tos)
+        return joined(replies) if isinstance(server, LMTP) else combined(replies)
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Answer what nobody has foreseen: it may heal, and the client learns nothing of it."""
+        log.error("a session failed", exc_info=error)
+        return NOT_STORED
+
+    # What the streaming classes ask for.
+
+    async def open_delivery(
+        self, server: SMTP, session: Session, envelope: Envelope, *, protocol: str, size: int | None
+    ) -> MessageDelivery:
+        """Begin with a message; see `maildir_async.smtp.delivery.DeliveryOpener`.
+
+        `Refused` if none of its recipients could have it now, as far as that can be seen: a full disk, a maildir that
+        is not there or may not be written to, no place in the queue. For SMTP also if one of them could not have it
+        for now: the one reply would have the client come again for all of them, who would get it with each try.
+        """
+        found = _found(envelope)
+        recipients: list[Recipient] = []
+        for address in envelope.rcpt_tos:
+            known = found.get(address)  # if not, then by a subclass's handle_RCPT
+            look = self._finder.find(address, size or 0) if known is None else self._finder.look(known, size or 0)
+            recipients.append(await look)
+        client = _client(session, envelope)
+        replies = [recipient.reply for recipient in recipients if recipient.reply]
+        one_reply, is_in_vain = not isinstance(server, LMTP), len(replies) == len(recipients)
+        if is_in_vain or (one_reply and any(reply.startswith("4") for reply in replies)):
+            self._refuse(client, recipients, combined(replies))
+        # By what each says of itself: an overridden maildir() may go by another path.
+        maildirs = {
+            recipient.maildir.path: recipient.maildir
+            for recipient in recipients
+            if recipient.maildir is not None and not recipient.reply
+        }
+        message_id = secrets.token_hex(8)
+
+        def prefix(address: str | None) -> bytes:
+            return trace_headers(
+                mail_from=client.mail_from,
+                helo=client.helo,
+                peer=session.peer,
+                hostname=server.hostname,
+                protocol=protocol,
+                message_id=message_id,
+                delivered_to=address if self._delivered_to else None,
+                original_to=address if self._original_to else None,
+                return_path=self._return_path,
+                received=self._received,
+                newline=self._newline,
+            )
+
+        if len(recipients) == 1 or self._per_recipient:
+            # Where two addresses share a maildir, its one copy names the first of them.
+            first = {recipient.path: recipient.address for recipient in reversed(recipients)}
+            prefixes = [prefix(first[path]) for path in maildirs]
+        else:
+            prefixes = [prefix(None)] * len(maildirs)
+        fan_out = FanOut(list(maildirs.values()), prefixes=prefixes, **self._options)
+        try:
+            await fan_out.open()
+        except BusyError as exc:
+            self._refuse(client, recipients, exc.smtp_reply, exc)
+        return MessageDelivery(client, message_id, recipients, fan_out, self._tell, one_reply=one_reply)
+
+    def _refuse(
+        self, client: Client, recipients: Sequence[Recipient], reply: str, error: MaildirError | None = None
+    ) -> NoReturn:
+        for recipient in recipients:
+            self._tell(_nothing_received(client, recipient, reply, error))
+        raise Refused(reply) from None
+
+    def _tell(self, receipt: Receipt) -> None:
+        if receipt.error is not None and self._on_receipt is None:  # what the client must not hear
+            log.warning("a delivery to %s failed: %s", receipt.maildir, receipt.reason)
+        if self._on_receipt is not None:
+            try:
+                self._on_receipt(receipt)
+            except Exception:
+                log.exception("on_receipt raised")  # a display must cost nobody his mail
+
+
+def _found(envelope: Envelope) -> dict[str, Recipient]:
+    """Return the recipients of this message that have been found, by address."""
+    found: dict[str, Recipient] = envelope.__dict__.setdefault("maildir_recipients", {})
+    return found
+
+
+def _nothing_received(client: Client, recipient: Recipient, reply: str, error: MaildirError | None = None) -> Receipt:
+    return Receipt(
+        client=client,
+        address=recipient.address,
+        maildir=recipient.path,
+        message_id="",
+        size=0,
+        seconds=0.0,
+        reply=reply,
+        delivered=None,
+        error=recipient.error or error,
+    )
+
+
+def _client(session: Session, envelope: Envelope) -> Client:
+    return Client(_host(session.peer), session.host_name or "", _sender(envelope))
+
+
+def _host(peer: object) -> str:
+    return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
+
+
+def _sender(envelope: Envelope) -> str:
+    return (envelope.mail_from or "").removeprefix("<").removesuffix(">")
+
+
+def _resolver(maildir: Any, *, create: bool) -> Resolver:
+    if isinstance(maildir, Mapping):
+        return AddressMap(cast("Mapping[str, str | os.PathLike[str]]", maildir))
+    if isinstance(maildir, (str, os.PathLike)):
+        path = os.fspath(cast("str | os.PathLike[str]", maildir))
+        return Layout(path, create=create) if "{" in path else lambda _: path
+    if not callable(maildir):
+        raise TypeError(f"maildir must be a path, a template, a mapping or a callable, not {type(maildir).__name__}")
+    return cast("Resolver", maildir)

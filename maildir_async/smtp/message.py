@@ -1,0 +1,165 @@
+"""One message for all of its recipients: fed to the maildirs, and in the end a reply for each."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from maildir_async.delivered import Delivered
+from maildir_async.fan_out import FanOut, Outcome
+from maildir_async.smtp.finder import Recipient
+from maildir_async.smtp.replies import NOT_STORED, combined
+
+__all__ = ["Client", "MessageDelivery", "Receipt"]
+
+log: Final = logging.getLogger("maildir_async.smtp")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who sends a message.
+
+    Attributes:
+        peer: the address, or "" on a Unix socket.
+        helo: the name it gave itself.
+        mail_from: the envelope sender; "" for the null sender.
+
+    """
+
+    peer: str
+    helo: str
+    mail_from: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one recipient's part of a message came to; also, without a size, one refused before it was sent.
+
+    Attributes:
+        client: who sent it.
+        address: the recipient, as the client wrote it.
+        maildir: path of the maildir; None if there is none.
+        message_id: what the Received header and the reply call the message; "" for a refused recipient.
+        size: bytes received.
+        seconds: from the beginning of the message to the reply.
+        reply: what the client was told, which in SMTP is the same for all recipients of a message; "" if it had gone
+            before it could be told anything.
+        delivered: as `Maildir.append` returns it.
+        error: as `Maildir.append` raises it.
+
+    """
+
+    client: Client
+    address: str
+    maildir: str | None
+    message_id: str
+    size: int
+    seconds: float
+    reply: str
+    delivered: Delivered | None
+    error: BaseException | None
+
+    @property
+    def reason(self) -> str:
+        """What the administrator is to know of `error`, its notes on what is left among it; "" if there is none."""
+        return "" if self.error is None else "; ".join([str(self.error), *getattr(self.error, "__notes__", ())])
+
+    @property
+    def verdict(self) -> Literal["delivered", "deferred", "refused"]:
+        """What came of this recipient's part. With one that was refused, the client has been told not to come again."""
+        if self.delivered is not None:
+            return "delivered"
+        return "refused" if self.reply.startswith("5") else "deferred"
+
+
+class MessageDelivery:
+    """See `maildir_async.smtp.delivery.Delivery`.
+
+    Args:
+        client: who sends the message.
+        message_id: what the Received header and the reply call it.
+        recipients: whom it is for, in the order of the replies; those that are refused too.
+        fan_out: what takes the message to these maildirs.
+        tell: called with the receipts.
+        one_reply: whether the client gets one for all of them, as in SMTP.
+
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        message_id: str,
+        recipients: Sequence[Recipient],
+        fan_out: FanOut,
+        tell: Callable[[Receipt], object],
+        *,
+        one_reply: bool,
+    ) -> None:
+        self._client = client
+        self._message_id = message_id
+        self._recipients = recipients
+        self._fan_out = fan_out
+        self._tell = tell
+        self._one_reply = one_reply
+        self._reply = ""  # for all of them, if the message has been refused
+        self._size = 0
+        self._begun_at = time.monotonic()
+
+    async def send(self, chunk: bytes) -> None:
+        """Take some of the message, and wait while the disk is behind."""
+        self._size += len(chunk)
+        await self._fan_out.send(chunk)
+
+    def fail(self, reply: str) -> None:
+        """Keep nothing of the message; *reply* is for all."""
+        self._reply = reply
+        self.abort()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._fan_out.abort()
+
+    async def finish(self) -> list[str]:
+        """Return one reply for each recipient, when the message is as durable as asked for.
+
+        When this is cancelled it raises only when it is known what has become of the message, and receipts tell that.
+        """
+        try:
+            outcomes = [] if self._reply else await self._fan_out.finish()
+        except asyncio.CancelledError:
+            self._settle(self._fan_out.outcomes(), is_heard=False)
+            raise
+        except Exception:
+            log.exception("a delivery failed")  # for some recipients, perhaps, and not for all
+            outcomes = self._fan_out.outcomes()
+        return self._settle(outcomes, is_heard=True)
+
+    def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
+        by_path = {outcome.maildir.path: outcome for outcome in outcomes}
+        settled = [(recipient, by_path.get(recipient.path or "")) for recipient in self._recipients]
+        replies = [self._reply_to(recipient, outcome) for recipient, outcome in settled]
+        all_told = combined(replies) if self._one_reply else ""
+        for (recipient, outcome), reply in zip(settled, replies, strict=True):
+            self._tell(
+                Receipt(
+                    client=self._client,
+                    address=recipient.address,
+                    maildir=recipient.path,
+                    message_id=self._message_id,
+                    size=self._size,
+                    seconds=time.monotonic() - self._begun_at,
+                    reply=(all_told or reply) if is_heard else "",
+                    delivered=outcome.delivered if outcome is not None else None,
+                    error=outcome.error if outcome is not None else recipient.error,
+                )
+            )
+        return replies
+
+    def _reply_to(self, recipient: Recipient, outcome: Outcome | None) -> str:
+        if outcome is not None and outcome.delivered is not None:
+            return f"250 2.0.0 Saved as {self._message_id}"
+        # Whatever else there may be, it is no success.
+        error = outcome.error if outcome is not None else None
+        return self._reply or recipient.reply or (error.smtp_reply if error is not None else NOT_STORED)

@@ -1,0 +1,259 @@
+"""aiosmtpd's SMTP, where sessions end well in whatever way they end, and replies are what a reply may be.
+
+The private names of aiosmtpd that this rests on are listed in ``tests/test_aiosmtpd_internals.py``, which fails if
+they change.
+"""
+
+import asyncio
+import logging
+import re
+import socket
+from collections import defaultdict
+from collections.abc import Awaitable, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final, NoReturn, TypeVar
+
+from aiosmtpd.smtp import (
+    SMTP,
+    Envelope,
+    Session,
+    TLSSetupException,
+    syntax,  # pyright: ignore[reportUnknownVariableType]  # its annotation has a free variable
+)
+
+from maildir_async.smtp.patience import Patience
+from maildir_async.smtp.replies import MESSAGE_TIMEOUT, NOT_READ, SHUTTING_DOWN, TIMEOUT, as_reply, encoded
+from maildir_async.smtp.wire import SessionReader
+
+__all__ = ["LastingSMTP"]
+
+T = TypeVar("T")
+
+log: Final = logging.getLogger("maildir_async.smtp")
+
+#: Octets of a command line: RFC 5321 §4.5.3.1.4, and what each extension adds to MAIL: RFC 1870 (SIZE), RFC 6152
+#: (8BITMIME), RFC 6531 (SMTPUTF8), RFC 4954 (AUTH). aiosmtpd adds the first and the third by itself, at EHLO.
+COMMAND_SIZE: Final = 512
+MAIL_SIZE: Final = COMMAND_SIZE + 17 + 500
+AUTH_SIZE: Final = 12288  # RFC 4954 §4
+
+#: What is served beside what aiosmtpd announces: RFC 2920, RFC 2034, RFC 3030.
+KEYWORDS: Final = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
+
+#: A path such as nearly all are, and its parameters. The email package, which aiosmtpd asks, tells the same of it in
+#: 40 µs; for the two of a short message that is a sixth of what all of aiosmtpd takes.
+_PLAIN_PATH: Final = re.compile(
+    r"<([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[A-Z0-9-]+(?:\.[A-Z0-9-]+)*)> *([A-Z0-9= ]*)",
+    re.ASCII | re.IGNORECASE,
+)
+
+#: Commands that a client has answered in one go, if it sends them so, before others get a turn of the loop. Arbitrary;
+#: a turn costs about as much as a command.
+COMMANDS_A_TURN: Final = 16
+
+#: Seconds that the timer is set for at least: some loops count in whole milliseconds, and 0 is none to aiosmtpd.
+TICK_S: Final = 0.001
+
+
+@cache
+def _own_name() -> str:
+    # aiosmtpd asks the resolver for each connection, on the loop.
+    return socket.getfqdn()
+
+
+class LastingSMTP(SMTP):
+    """The part of `StreamingSMTP` that is not about messages. Takes what `aiosmtpd.smtp.SMTP` does.
+
+    Args:
+        handler: aiosmtpd's.
+        message_timeout: seconds for a message to come, see `Patience`.
+        options: aiosmtpd's.
+
+    """
+
+    def __init__(self, handler: Any, *, message_timeout: float, **options: Any) -> None:
+        self._command = ""  # the one being answered
+        self._is_greeted = False
+        self._commands_read = 0
+        self._waits_for_command = False
+        self._is_ending = False
+        options = {"enable_SMTPUTF8": True} | options
+        options["hostname"] = options.get("hostname") or _own_name()
+        # The constructor clears these, and they are the class's: each client would shrink the limits of all others.
+        self.command_size_limits = defaultdict(lambda: COMMAND_SIZE)
+        super().__init__(handler, **options)
+        self.command_size_limits.update(MAIL=MAIL_SIZE, AUTH=AUTH_SIZE)
+        self._patience = Patience(self.loop, self._timeout_duration, message_timeout)
+        # Once more, with a reader of ours.
+        asyncio.StreamReaderProtocol.__init__(
+            self, SessionReader(self._next_command, self.loop), self._cb_client_connected, self.loop
+        )
+        self._own_ehlo_hook: Any = self._handle_hooks.get("EHLO")
+        self._own_ehlo_hook_ver = self._ehlo_hook_ver
+        self._handle_hooks["EHLO"] = self._announce
+        self._ehlo_hook_ver = "new"
+
+    def _is_mid_message(self) -> bool:
+        """Whether some of a message has come, and the next command brings more."""
+        return False
+
+    # The end of a session.
+
+    def shut_down(self) -> None:
+        """Say 421 and close: at once if the client is to send a command, else after what is under way.
+
+        That is: a command is answered; a message is received, stored and answered, be it sent with DATA or BDAT.
+        """
+        self._is_ending = True
+        if self._waits_for_command and not self._is_mid_message():
+            self._dismiss(SHUTTING_DOWN)
+
+    async def _next_command(self) -> bytes:
+        """Return the client's next command line, for aiosmtpd's loop. CancelledError ends that."""
+        if self._is_ending and not self._is_mid_message():
+            self._dismiss(SHUTTING_DOWN)
+            raise asyncio.CancelledError
+        self._commands_read += 1
+        if self._commands_read % COMMANDS_A_TURN == 0:
+            await asyncio.sleep(0)
+        reader: Any = self._reader
+        self._waits_for_command = True
+        try:
+            line: bytes = await self._from_client(reader.line())
+        finally:
+            self._waits_for_command = False
+        self._command = line.partition(b" ")[0].strip().decode("ascii", "replace").upper() or "?"
+        return line
+
+    async def _from_client(self, transmission: Awaitable[T]) -> T:
+        """Return what *transmission* does; CancelledError if the client has gone, since aiosmtpd's loop ends by that.
+
+        Anything else it would answer, and go on.
+        """
+        try:
+            return await transmission
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise asyncio.CancelledError from None
+
+    def _dismiss(self, reply: str) -> None:
+        """Say *reply*, whoever else may be writing or waiting, and close."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.write(reply.encode() + b"\r\n")
+            transport.close()
+
+    @syntax("STARTTLS", when="tls_context")
+    async def smtp_STARTTLS(self, arg: str) -> None:  # noqa: N802 aiosmtpd's name
+        """Go on in TLS, or end the session if that has come to nothing."""
+        await super().smtp_STARTTLS(arg)
+        if self._tls_protocol is not None and self.session is not None and self.session.ssl is None:
+            # The connection was lost, or closed, before there was TLS: asyncio tells nobody but who waits for the
+            # handshake, without a word of what became of it.
+            raise TLSSetupException
+
+    def _lose_track(self, exc: Exception) -> NoReturn:
+        """Close, since what comes next may be part of a message, and must not be taken for commands."""
+        log.error("a message could not be read to its end", exc_info=exc)
+        self._dismiss(NOT_READ)
+        raise asyncio.CancelledError from exc
+
+    def eof_received(self) -> bool | None:
+        """See `asyncio.Protocol`. A client that sends no more may still wait for its replies.
+
+        With STARTTLS it cannot, and aiosmtpd's own way is right.
+        """
+        if self.session is not None and self.session.ssl is not None:
+            return super().eof_received()
+        return asyncio.StreamReaderProtocol.eof_received(self)
+
+    # The client's time. `Patience` knows when it is up; aiosmtpd's timer may ring before, never after.
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._patience.heard()
+        super().data_received(data)
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        # aiosmtpd says so for a new client, in front of a PROXY line, and for each command that it knows.
+        self._patience.begin(duration)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        super()._reset_timeout(max(self._patience.left_s, TICK_S))
+
+    def _timeout_cb(self) -> None:
+        transport: Any = self.transport
+        if transport is None:
+            return
+        if self._patience.left_s > 0:
+            self._set_timer()
+        elif transport.is_closing() or transport.get_write_buffer_size() > 0:
+            transport.abort()  # closing would wait until the client has read what it does not read
+        else:
+            self._dismiss(MESSAGE_TIMEOUT if self._patience.message_is_late else TIMEOUT)
+            self._patience.message_over()
+            self._reset_timeout()
+
+    @contextmanager
+    def _receiving(self) -> Generator[None, None, None]:
+        """Around what waits for a message, or for one part of it."""
+        with self._patience.receiving():
+            self._set_timer()  # a message may have less time than a command
+            yield
+
+    # Replies.
+
+    async def push(self, status: str | bytes) -> None:
+        """Say *status*, with an enhanced status code if it is to have one, and nothing in it that is no text."""
+        if isinstance(status, str):
+            utf8 = self.envelope is not None and self.envelope.smtp_utf8
+            status = encoded(status, command=self._command if self._is_greeted else "", utf8=utf8)
+        self._is_greeted = True
+        await self._from_client(super().push(status))
+        self._patience.begin()
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Return what is said after *error*, which a hook or a delivery has raised: nothing about it."""
+        own = getattr(self.event_handler, "handle_exception", None)
+        if isinstance(error, TLSSetupException):
+            return as_reply(None)  # which nobody gets to hear, and nothing is wrong here
+        if own is None:
+            log.error("a session failed", exc_info=error)
+            return as_reply(None)
+        try:
+            return as_reply(await own(error))
+        except Exception:
+            log.exception("handle_exception() raised")
+            return as_reply(None)
+
+    async def _announce(
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """Stand between aiosmtpd's EHLO and the handler's hook for it, to announce what else is served."""
+        hook = self._own_ehlo_hook
+        keywords = [f"250-{keyword}" for keyword in KEYWORDS]
+        if self._own_ehlo_hook_ver == "old":
+            # The hook may say more by itself, which has to come after this.
+            for line in responses[:-1] + keywords:
+                await self.push(line)
+            return [await hook(server, session, envelope, hostname)]
+        told = responses[:-1] + keywords + responses[-1:]
+        if hook is None:
+            session.host_name = hostname
+        else:
+            told = await hook(server, session, envelope, hostname, told)
+        return ["\r\n".join(told)]  # one packet
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        if (plain := _PLAIN_PATH.fullmatch(arg)) is not None and not self.local_part_limit:
+            return plain[1], plain[2]
+        # The parser of the email package raises IndexError, AttributeError and more for what is no address.
+        try:
+            return super()._getaddr(arg)
+        except Exception:
+            return None, None
+
+    def _getparams(self, params: Sequence[str]) -> dict[str, str | bool] | None:
+        # RFC 5321 §4.1.2: they are ASCII. aiosmtpd raises ValueError for digits that are none of ASCII's.
+        return super()._getparams(params) if all(map(str.isascii, params)) else None

@@ -1,0 +1,136 @@
+"""Trace headers: what a final delivery writes in front of a message (RFC 5321 §4.4). Pure."""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Final, cast
+
+from maildir_async.smtp.addresses import host_name, unquoted
+
+__all__ = ["trace_headers"]
+
+COLUMNS: Final = 78  # RFC 5322 §2.1.1: where a line should end
+TAB: Final = 8  # columns of what begins a folded line
+
+#: Octets of an address that is written. A path of RFC 5321 has 256, some senders' have more, and a line has 998.
+ADDRESS_MAX: Final = 900
+WORD_MAX: Final = 255  # octets of all other words
+
+_ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
+_DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:_-]+\]")
+_NO_WORD: Final = re.compile(r"[^A-Za-z0-9._:\[\]-]")
+
+
+def trace_headers(
+    *,
+    mail_from: str | None,
+    helo: str,
+    peer: object,
+    hostname: str,
+    protocol: str,
+    message_id: str,
+    delivered_to: str | None = None,
+    original_to: str | None = None,
+    now: datetime | None = None,
+    return_path: bool = True,
+    received: bool = True,
+    newline: bytes = b"\n",
+) -> bytes:
+    """Return whole header lines: Return-Path, Delivered-To, X-Original-To, Received.
+
+    Whatever is in the arguments, nothing of it can end a line, a comment or the header, and no line has more than 998
+    octets. An address that cannot be written as what it is (controls, no UTF-8, UTF-8 where it may not be, far too
+    long) is not written at all, and its header left out: it would be somebody else's. In the other words ``?`` stands
+    for what has no place there.
+
+    Args:
+        mail_from: the envelope sender; None, "" and "<>" are the null sender.
+        helo: the name the client gave itself.
+        peer: aiosmtpd's: a tuple that begins with the address, or nothing (a Unix socket).
+        hostname: ours.
+        protocol: how it came: ``ESMTPS``, ``LMTP``, … With ``UTF8`` in front, UTF-8 may be written (RFC 6531 §4.3).
+        message_id: what we call this transmission.
+        delivered_to: the recipient, for Delivered-To; None to leave it out.
+        original_to: the recipient as the client wrote it, for X-Original-To; None to leave it out. If one of the two
+            is given, Received names it.
+        now: the time, with its zone; the current one by default.
+        return_path: whether to write it.
+        received: whether to write it.
+        newline: the line end.
+
+    """
+    utf8 = protocol.startswith("UTF8")
+    delivered = _address(delivered_to, utf8=utf8)
+    original = _address(original_to, utf8=utf8)
+    lines: list[str] = []
+    if return_path:
+        sender = "" if mail_from in (None, "", "<>") else _address(mail_from, utf8=utf8)
+        if sender is not None:
+            lines.append(f"Return-Path: <{sender}>")
+    if delivered is not None:
+        lines.append(f"Delivered-To: {delivered}")
+    if original is not None:
+        lines.append(f"X-Original-To: {original}")
+    if received:
+        recipient = delivered if delivered is not None else original
+        clauses = [
+            f"from {_word(helo)}",
+            f"({_literal(peer)})",
+            f"by {_word(hostname)}",
+            f"with {_word(protocol)}",
+            f"id {_word(message_id)}",
+            *([f"for <{recipient}>"] if recipient is not None else []),
+        ]
+        clauses[-1] += ";"
+        date = format_datetime(now if now is not None else datetime.now(UTC))
+        lines += _folded("Received:", [*clauses, date])
+    return b"".join(line.encode() + newline for line in lines)
+
+
+def _folded(name: str, clauses: Iterable[str]) -> list[str]:
+    """Return the lines of a header, none longer than it should be unless a clause alone is."""
+    lines = [name]
+    room = COLUMNS - len(name)
+    for clause in clauses:
+        if len(clause) < room or lines == [name]:
+            lines[-1] += f" {clause}"
+            room -= 1 + len(clause)
+        else:
+            lines.append(f"\t{clause}")
+            room = COLUMNS - TAB - len(clause)
+    return lines
+
+
+def _address(text: str | None, *, utf8: bool) -> str | None:
+    """Return an address as a header may have it, quoted where it has to be; None if that cannot be done."""
+    if not text or not text.isprintable():  # nor is anything that ends lines, or turns their direction
+        return None
+    local, at, domain = text.rpartition("@")
+    if not at:
+        local, domain = text, ""
+    local = unquoted(local)
+    if not _DOT_STRING.fullmatch(local):
+        local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
+    if at and not domain.isascii() and not utf8:
+        domain = host_name(domain) or ""
+    if at and not (_DOMAIN.fullmatch(domain) or host_name(domain)):
+        return None
+    address = f"{local}{at}{domain}"
+    return address if (utf8 or address.isascii()) and len(address.encode()) <= ADDRESS_MAX else None
+
+
+def _word(text: str) -> str:
+    return _NO_WORD.sub("?", text[:WORD_MAX]) or "unknown"
+
+
+def _literal(peer: object) -> str:
+    """Return the client's address as a literal (RFC 5321 §4.1.3), or what a Unix socket is."""
+    host = str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])  # what follows is an interface of ours
+    except ValueError:
+        return "local"
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"

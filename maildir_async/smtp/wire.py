@@ -1,0 +1,95 @@
+"""What a client sends, read in large chunks by what asyncio's streams offer to everybody."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from maildir_async.smtp.dot_stuffing import TERMINATOR, begun
+
+__all__ = ["READ_LIMIT", "SessionReader", "each_chunk", "each_octet"]
+
+#: Bytes past which a reader hands over what it has; it pauses the socket at twice as many. Arbitrary: a turn of the
+#: loop for every 64 KiB costs little, and 1,000 clients in the middle of messages hold 400 MiB at the very most.
+READ_LIMIT: Final = 2**16
+
+#: Bytes at the beginning of a message that are handed over, and followed by a turn for others, where it takes a call
+#: for every few bytes to read them: 1 or 2 ms.
+SMALL_STEPS: Final = 4096
+
+Take = Callable[[bytes], Awaitable[None]]
+
+
+class SessionReader(asyncio.StreamReader):
+    """A stream reader whose lines are its session's: how the next command line comes to be is the session's business.
+
+    Args:
+        next_command: what ``readuntil()`` answers to aiosmtpd's loop. It reads with `line`.
+        loop: the session's.
+
+    """
+
+    def __init__(self, next_command: Callable[[], Awaitable[bytes]], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=READ_LIMIT, loop=loop)
+        self._next_command = next_command
+
+    async def line(self) -> bytes:
+        """Return the next line, or what `asyncio.StreamReader.readuntil` raises."""
+        return await super().readuntil(b"\n")
+
+    async def readuntil(self, separator: Any = b"\n") -> bytes:
+        """Return a command line, or, with another separator than LF, what asyncio's reader would."""
+        if separator == b"\n":
+            return await self._next_command()
+        return await super().readuntil(separator)
+
+    async def readline(self) -> bytes:
+        """Return an answer to a challenge of AUTH. CancelledError if the client is gone: half of one is none."""
+        try:
+            return await self.line()
+        except asyncio.IncompleteReadError:
+            raise asyncio.CancelledError from None
+
+
+async def each_chunk(reader: asyncio.StreamReader, take: Take) -> None:
+    """Read a message with its doubled dots up to its terminator, and give it to *take*, chunk by chunk.
+
+    The terminator is read, its own CRLF is given. IncompleteReadError if the client has gone before.
+    """
+    # The CRLF of the DATA command may begin the terminator, so it is taken for seen. What has been read cannot be put
+    # back; so while the last bytes may be the beginning of a terminator, no more is read than must follow in any case.
+    head = bytearray()
+    held, unreal = TERMINATOR[:2], 2
+    while held:
+        seen = held + await reader.readexactly(len(TERMINATOR) - len(held))
+        if seen == TERMINATOR:
+            await take(bytes(head) + TERMINATOR[unreal:2])
+            return
+        held = TERMINATOR[: begun(seen)]
+        head += seen[unreal : len(seen) - len(held)]
+        unreal = 0
+        if len(head) >= SMALL_STEPS:
+            await take(bytes(head))
+            head.clear()
+            await asyncio.sleep(0)
+    while True:
+        try:
+            chunk = await reader.readuntil(TERMINATOR)
+        except asyncio.LimitOverrunError as exc:
+            # So many bytes have no terminator in them, and do not end within one.
+            chunk = await reader.readexactly(exc.consumed)
+            await take(bytes(head) + chunk if head else chunk)
+            head.clear()
+        else:
+            await take(bytes(head) + chunk[:-3])
+            return
+
+
+async def each_octet(reader: asyncio.StreamReader, count: int, take: Take | None = None) -> None:
+    """Read so many bytes and give them to *take*, as they come. IncompleteReadError if the client has gone before."""
+    while count > 0:
+        chunk = await reader.read(min(count, 4 * READ_LIMIT))
+        if not chunk:
+            raise asyncio.IncompleteReadError(b"", count)
+        count -= len(chunk)
+        if take is not None:
+            await take(chunk)
