@@ -1,4 +1,4 @@
-"""The command: delivers standard input or files, and sweeps ``tmp/``.
+"""The command: delivers standard input or files, sweeps ``tmp/``, and is the daemon.
 
 What it answers is its exit code, out of sysexits.h; the greatest, if there are several. 75 (EX_TEMPFAIL) stands for
 every failure that may heal. 74 (EX_IOERR) is never used, though disks have I/O errors: Postfix returns the message to
@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import os
 import signal
 import stat
@@ -30,6 +31,9 @@ __all__ = ["main"]
 #: What ends the command in good order. Those that whoever started it has it ignore (nohup) stay ignored.
 SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
+#: The subcommand that is a program of its own.
+SERVE: Final = "serve"
+
 #: The name of standard input among FILEs.
 STDIN: Final = "-"
 
@@ -39,6 +43,14 @@ _opener: Final = Crew(1, "maildir-open")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments* (those of the process by default), and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _serve(arguments[1:]) if arguments[:1] == [SERVE] else _run(arguments)
+    except OSError as exc:  # there are no descriptors, no memory for what is to be shared, or the like
+        return _failed(os.EX_TEMPFAIL, str(exc))
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -141,6 +153,27 @@ async def _clean_tmp(maildir: Maildir, age: timedelta) -> int:
     return os.EX_OK
 
 
+def _serve(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog=f"maildir-async {SERVE}", description="Be a mail server that delivers to maildirs.")
+    # Imported here: who delivers a message by a pipe is not to wait for a mail server to be loaded.
+    from maildir_async.daemon.options import add_options, settings_of
+
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    needed = {"aiosmtpd": "smtp"} | ({"prometheus_client": "metrics"} if options.metrics else {})
+    for module, extra in needed.items():
+        if importlib.util.find_spec(module) is None:
+            return _failed(os.EX_UNAVAILABLE, f"{SERVE} needs {module}: pip install 'maildir-async[{extra}]'")
+    from maildir_async.daemon.start import DaemonError, serve
+
+    try:
+        return serve(settings_of(options))
+    except ValueError as exc:
+        parser.error(str(exc))
+    except DaemonError as exc:
+        return _failed(exc.code, str(exc))
+
+
 def _exit_code(exc: MaildirError) -> int:
     if isinstance(exc, NotAMaildirError):
         return os.EX_CANTCREAT
@@ -179,6 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     deliver.add_argument("--newline", default="keep", choices=NEWLINES, help="how to store line ends")
     deliver.add_argument("--no-create", dest="create", action="store_false", help="fail if there is no maildir")
     deliver.add_argument("--size-limit", metavar="BYTES", type=int, help="refuse a larger message")
+
+    commands.add_parser(SERVE, help="be an SMTP or LMTP daemon that delivers to maildirs: see serve --help")
 
     clean = commands.add_parser("clean", help="remove what killed deliveries have left in tmp/, and print its paths")
     clean.set_defaults(command=_clean)
