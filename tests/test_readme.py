@@ -1,5 +1,6 @@
 """What the README says is true: its code runs, its commands are those of CI, its tables agree with the code."""
 
+import argparse
 import ast
 import asyncio
 import errno
@@ -17,6 +18,7 @@ import pytest
 
 import maildir_async
 from maildir_async import AppendError, AppendTask, Delivered, Maildir
+from maildir_async.daemon.options import add_options
 from maildir_async.errors import DEFAULT_SMTP_REPLY, SMTP_REPLIES
 
 ROOT: Final = Path(__file__).parents[1]
@@ -85,12 +87,12 @@ def test_every_piece_of_code_runs(tmp_path: Path, replies: None) -> None:
 
     namespaces = asyncio.run(run())
 
-    stored = [sorted(Path(tmp_path, str(number)).glob("???/*")) for number in range(len(namespaces))]
-    assert [len(paths) for paths in stored] == [1, 101, 1, 1, 1, 0]
+    stored = [sorted(Path(tmp_path, str(number)).glob("**/???/*")) for number in range(len(namespaces))]
+    assert [len(paths) for paths in stored] == [1, 101, 3, 1, 1, 1, 0, 0, 1]
     assert all(path.parent.name in ("new", "cur") for paths in stored for path in paths)
-    assert isinstance(namespaces[2]["delivered"], Delivered)
-    assert stored[3][0].read_bytes() == b"Subject: pulled\n\nbody\n"
-    assert namespaces[4]["reply"].startswith("250 ")
+    assert isinstance(namespaces[3]["delivered"], Delivered)
+    assert stored[4][0].read_bytes() == b"Subject: pulled\n\nbody\n"
+    assert namespaces[5]["reply"].startswith("250 ")
     assert SMTP_REPLIES[errno.EDQUOT].startswith("552 ")
 
 
@@ -145,10 +147,11 @@ def test_twisted_s_members_have_what_the_table_says() -> None:
 
 
 def test_the_exit_codes_are_those_of_sysexits() -> None:
-    """The command's exit codes are the ones its source names."""
-    source = (Path(maildir_async.__file__).parent / "cli.py").read_text()
+    """The command's exit codes are the ones its source names, and the daemon's, but for that of a worker's crash."""
+    package = Path(maildir_async.__file__).parent
+    source = "".join(path.read_text() for path in (package / "cli.py", *(package / "daemon").glob("*.py")))
     named = {getattr(os, name) for name in re.findall(r"\bos\.(EX_\w+)", source)}
-    assert {int(code) for code, _ in table("The command")} == named
+    assert {int(code) for code, _ in table("The command")} == named - {os.EX_SOFTWARE}
 
 
 def test_the_options_of_the_command_are_there() -> None:
@@ -161,6 +164,14 @@ def test_the_options_of_the_command_are_there() -> None:
         )
         options |= set(re.findall(r"(?<![\w-])--[a-z-]+", done.stdout))
     assert {name for name in mentioned if name.startswith("--")} == options - {"--help"}
+
+
+def test_the_options_of_the_daemon_are_there() -> None:
+    """Every option of `serve` is in the README, and the other way round."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = {name for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", parser.format_help()) if name != "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section("The daemon"))) == options
 
 
 def test_the_delivering_command_shows_the_mail(tmp_path: Path) -> None:
@@ -205,7 +216,7 @@ def test_nothing_is_claimed_that_is_not_built() -> None:
     """What does not work yet is named under "Not yet" and nowhere else; every file linked to is there."""
     rest = "".join(line for line in README.splitlines(keepends=True) if not line.startswith("* **Not yet:**"))
     assert rest != README
-    unbuilt = ("folder=", "QuotaExceeded", "deliver(", "Outcome", "syncfs", "LMTP", "benchmark", "Maildir++")
+    unbuilt = ("folder=", "QuotaExceeded", "Maildir++")
     assert [word for word in unbuilt if word in rest] == []
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "//" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
