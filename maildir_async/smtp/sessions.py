@@ -52,6 +52,10 @@ _PLAIN_PATH: Final = re.compile(
 #: a turn costs about as much as a command.
 COMMANDS_A_TURN: Final = 16
 
+#: Commands whose replies go out with that to the next command, if that is there already (RFC 2920 §3.2: those, and no
+#: others).
+GROUPED: Final = ("MAIL", "RCPT", "RSET")
+
 #: Seconds that the timer is set for at least: some loops count in whole milliseconds, and 0 is none to aiosmtpd.
 TICK_S: Final = 0.001
 
@@ -75,6 +79,7 @@ class LastingSMTP(SMTP):
     def __init__(self, handler: Any, *, message_timeout: float, **options: Any) -> None:
         self._command = ""  # the one being answered
         self._is_greeted = False
+        self._held = b""  # replies that go out in the next turn of the loop, if not before
         self._commands_read = 0
         self._waits_for_command = False
         self._is_ending = False
@@ -134,12 +139,14 @@ class LastingSMTP(SMTP):
         try:
             return await transmission
         except (asyncio.IncompleteReadError, ConnectionError):
+            self._release()  # it may still listen
             raise asyncio.CancelledError from None
 
     def _dismiss(self, reply: str) -> None:
         """Say *reply*, whoever else may be writing or waiting, and close."""
         transport: Any = self.transport
         if transport is not None:
+            self._release()
             transport.write(reply.encode() + b"\r\n")
             transport.close()
 
@@ -210,8 +217,24 @@ class LastingSMTP(SMTP):
             utf8 = self.envelope is not None and self.envelope.smtp_utf8
             status = encoded(status, command=self._command if self._is_greeted else "", utf8=utf8)
         self._is_greeted = True
-        await self._from_client(super().push(status))
+        if self._command in GROUPED and not status.startswith(b"421"):  # after which comes the end
+            self._hold(status)
+            await self._from_client(self._writer.drain())
+        else:
+            held, self._held = self._held, b""
+            await self._from_client(super().push(held + status))
         self._patience.begin()
+
+    def _hold(self, reply: bytes) -> None:
+        # The next command is answered in this turn, if it is there and nothing has to be waited for.
+        if not self._held:
+            self.loop.call_soon(self._release)
+        self._held += reply + b"\r\n"
+
+    def _release(self) -> None:
+        held, self._held = self._held, b""
+        if held and self.transport is not None:
+            self._writer.write(held)
 
     async def handle_exception(self, error: Exception) -> str:
         """Return what is said after *error*, which a hook or a delivery has raised: nothing about it."""
