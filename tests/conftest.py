@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import ssl
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import aiosmtpd
 import pytest
 from blockbuster import BlockBusterFunction
 
@@ -65,3 +68,14 @@ def no_tmp_file_forgotten() -> Iterator[None]:
     while in_use() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert in_use() == set()
+
+
+@pytest.fixture(scope="session")
+def certificate() -> ssl.SSLContext:
+    """The one that aiosmtpd's own tests have; its packages have them too."""
+    directory = Path(aiosmtpd.__file__).parent / "tests" / "certs"
+    if not directory.is_dir():
+        pytest.skip(f"no certificate: this aiosmtpd has no {directory.name}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "server.crt", directory / "server.key")
+    return context

@@ -1,5 +1,6 @@
 """BDAT (RFC 3030) in `StreamingSMTP` and `StreamingLMTP`: counted octets, in as many commands as the client likes."""
 
+import ssl
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,6 +109,21 @@ async def test_authentication_is_asked_for() -> None:
         await client.ask("EHLO me")
         assert await client.ask(b"BDAT 6\r\nQUIT\r\n") == "530 5.7.0 Authentication required"
         assert await client.ask("NOOP") == "250 2.0.0 OK"
+    assert script.deliveries == []
+
+
+async def test_octets_are_dropped_where_aiosmtpd_refuses_the_command(certificate: ssl.SSLContext) -> None:
+    """For want of TLS: what was sent with it is no command, and a size that cannot be read ends the session."""
+    script = Scripted()
+    async with serving(script, tls_context=certificate, require_starttls=True) as server:
+        client = await server.connect()
+        await client.ask("EHLO me")
+        refused = "530 5.7.0 Must issue a STARTTLS command first"
+        assert await client.ask(b"BDAT 6 LAST\r\nQUIT\r\n", b"BDAT 70000\r\n", bytes(70_000)) == refused
+        assert await client.hear() == refused
+        assert await client.ask("NOOP") == "250 2.0.0 OK"
+        client.say(b"BDAT six\r\nNOOP\r\n")
+        assert await client.rest() == [refused, "421 4.3.0 Message not stored, closing connection"]
     assert script.deliveries == []
 
 

@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import aiosmtpd
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
@@ -607,17 +606,6 @@ async def test_a_thousand_idle_clients_are_in_nobody_s_way(tmp_path: Path) -> No
 
 
 # TLS and AUTH, which are aiosmtpd's.
-
-
-@pytest.fixture(scope="module")
-def certificate() -> ssl.SSLContext:
-    """The one that aiosmtpd's own tests have; its packages have them too."""
-    directory = Path(aiosmtpd.__file__).parent / "tests" / "certs"
-    if not directory.is_dir():
-        pytest.skip(f"no certificate: this aiosmtpd has no {directory.name}")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(directory / "server.crt", directory / "server.key")
-    return context
 
 
 def trusting() -> ssl.SSLContext:

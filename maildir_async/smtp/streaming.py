@@ -12,7 +12,7 @@ from aiosmtpd.smtp import syntax  # pyright: ignore[reportUnknownVariableType]  
 
 from maildir_async.smtp.delivery import DeliveryOpener, Refused, announced_size, transmission_type
 from maildir_async.smtp.patience import MESSAGE_TIMEOUT_S
-from maildir_async.smtp.replies import as_reply, combined, joined
+from maildir_async.smtp.replies import NOT_READ, as_reply, combined, joined
 from maildir_async.smtp.sessions import LastingSMTP
 from maildir_async.smtp.transfer import Transfer
 from maildir_async.smtp.wire import each_chunk, each_octet
@@ -60,6 +60,7 @@ class StreamingSMTP(LastingSMTP):
         self._opener = handler
         self._message_line_limit = line_length_limit
         self._sequence: Transfer | None = None  # the message that BDAT brings
+        self._unread: bytes | None = None  # a BDAT command whose octets nobody has read
         super().__init__(handler, message_timeout=message_timeout, **options)
 
     @syntax("DATA")
@@ -98,17 +99,14 @@ class StreamingSMTP(LastingSMTP):
     @syntax("BDAT <octets> [LAST]")
     async def smtp_BDAT(self, arg: str | None) -> None:  # noqa: N802 as aiosmtpd has it
         """Receive so many octets of a message (RFC 3030); after the last of them, answer when it is stored."""
-        words = (arg or "").upper().split()
-        if not words or len(words[0]) > 20 or not words[0].isascii() or not words[0].isdigit():
-            words = ["", "?"]
-        if words[1:] not in ([], ["LAST"]):
+        self._unread = None
+        if (chunk := _announced_chunk(arg or "")) is None:
             # What follows is part of a message, and must not be taken for commands.
             await self.push("501 5.5.4 Syntax: BDAT <octets> [LAST]; closing connection")
             raise asyncio.CancelledError
-        octets, is_last = int(words[0]), len(words) > 1
+        octets, is_last = chunk
         if self._sequence is None and not self._is_ready():
-            await self._drop(octets)
-            self._patience.message_over()  # it was none
+            await self._skip(octets)
             if not await self.check_helo_needed() and not await self.check_auth_needed("BDAT"):
                 await self.push("503 5.5.1 Error: need RCPT command")
             return
@@ -120,6 +118,18 @@ class StreamingSMTP(LastingSMTP):
                 self._lose_track(exc)
             raise
         await self.push(reply)
+
+    async def _next_command(self) -> bytes:
+        unread, self._unread = self._unread, None
+        if unread is not None:  # aiosmtpd has refused it by itself: for want of TLS, or as the last of too many
+            _, _, arg = unread.decode("ascii", "replace").partition(" ")
+            if (chunk := _announced_chunk(arg)) is None:
+                self._dismiss(NOT_READ)
+                raise asyncio.CancelledError
+            await self._skip(chunk[0])
+        line = await super()._next_command()
+        self._unread = line if self._command == "BDAT" else None
+        return line
 
     async def _receive_octets(self, octets: int, is_last: bool) -> str:
         transfer = self._sequence
@@ -196,6 +206,11 @@ class StreamingSMTP(LastingSMTP):
             await self._from_client(each_octet(self._reader, octets))
         self._reset_timeout()
 
+    async def _skip(self, octets: int) -> None:
+        """Drop what is part of no message."""
+        await self._drop(octets)
+        self._patience.message_over()
+
     async def _finish(self, transfer: Transfer) -> str:
         """Return what is said of the message when its outcome is known. Ends the transaction."""
         recipients = len(self._recipients())
@@ -241,3 +256,11 @@ class StreamingLMTP(StreamingSMTP, LMTP):
 
     def _answer(self, replies: Sequence[str]) -> str:
         return joined(replies)
+
+
+def _announced_chunk(arg: str) -> tuple[int, bool] | None:
+    """Return what an argument of BDAT tells: how many octets follow, and whether they are the last; or None."""
+    words = arg.upper().split()
+    if not words or len(words[0]) > 20 or not words[0].isascii() or not words[0].isdigit():
+        return None
+    return (int(words[0]), len(words) > 1) if words[1:] in ([], ["LAST"]) else None
