@@ -61,7 +61,7 @@ ATTRIBUTES: Final[dict[str, Any]] = {
 }
 
 #: Made by `_cb_client_connected`.
-CONNECTED: Final = {"_reader"}
+CONNECTED: Final = {"_reader", "_writer"}
 
 
 def made(kind: Callable[..., Any] = SMTP, **options: Any) -> Any:
