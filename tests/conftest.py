@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import ssl
 import sys
 import time
@@ -23,6 +24,11 @@ def _eager_loop() -> asyncio.AbstractEventLoop:
     loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # 3.12+
     return loop
 
+
+# A shell has what it runs in the background ignore SIGINT, and nohup SIGHUP: so would what the tests start.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 LOOPS: dict[str, dict[str, Any]] = {"asyncio": {}, "debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
 if sys.version_info >= (3, 12):

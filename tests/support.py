@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from hypothesis import settings
 from maildir_async.names import UniqueNames
 
 T = TypeVar("T")
+
+#: Seconds after which a test that waits in vain fails.
+PATIENCE_S: Final = 30
 
 #: For a property: the same examples in every run, however slow the machine.
 reproducible: Final = settings(deadline=None, database=None, derandomize=True)
@@ -48,12 +52,18 @@ def tree(root: str | os.PathLike[str]) -> dict[str, bytes | None]:
 
 
 def contents(root: str | os.PathLike[str]) -> dict[str, list[bytes]]:
-    """Return the files' contents in each of a maildir's three directories, in the order of their names."""
-    return {
-        name: [path.read_bytes() for path in sorted(Path(root, name).glob("*"))]
-        for name in ("tmp", "new", "cur")
-        if Path(root, name).is_dir()
-    }
+    """Return the files' contents in each of a maildir's three directories, in the order of their names.
+
+    A file that goes, or is moved, while this looks is not there.
+    """
+    found = dict[str, list[bytes]]()
+    for name in ("tmp", "new", "cur"):
+        if Path(root, name).is_dir():
+            found[name] = []
+            for path in sorted(Path(root, name).glob("*")):
+                with suppress(FileNotFoundError):
+                    found[name].append(path.read_bytes())
+    return found
 
 
 @contextmanager
@@ -110,7 +120,7 @@ class Gate:
 
     def __call__(self) -> None:
         self._reached.set()
-        assert self._opened.wait(10), "nobody opened the gate"
+        assert self._opened.wait(PATIENCE_S), "nobody opened the gate"
 
     @property
     def is_reached(self) -> bool:
@@ -118,8 +128,11 @@ class Gate:
         return self._reached.is_set()
 
     async def reached(self) -> None:
-        """Wait until a thread has come to it."""
-        assert await asyncio.to_thread(self._reached.wait, 10), "nobody came to the gate"
+        """Wait until a thread has come to it. No thread of ours waits, which would go on if this is cancelled."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._reached.is_set():
+            assert time.monotonic() < deadline, "nobody came to the gate"
+            await asyncio.sleep(0.001)
 
     def open(self) -> None:
         """Let everybody pass, now and later."""

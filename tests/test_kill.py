@@ -18,7 +18,7 @@ import pytest
 from look import Look
 from maildir_async import Delivered, Maildir
 
-KILLS = 300
+KILLS = 120
 IN_FLIGHT = 24
 
 

@@ -118,9 +118,9 @@ def test_a_stream_of_lines(box: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kind", "size"), [("same", 8 * MIB), ("fresh", 64 * MIB)])
+@pytest.mark.parametrize(("kind", "size"), [("same", 8 * MIB), ("fresh", 24 * MIB)])
 def test_many_streams(box: Path, kind: str, size: int) -> None:
-    """64 streams of up to 64 MiB at once grow the process by less than 128 MiB."""
+    """64 streams of up to 24 MiB at once grow the process by less than 128 MiB."""
     assert grown(box, kind, 64, size) < 128 * MIB
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from maildir_async.smtp import MaildirHandler, StreamingSMTP
 from maildir_async.smtp.patience import MESSAGE_TIMEOUT_S, Patience
-from support import contents, turns
-from wire import KINDS, PATIENCE_S, REFUSED, Client, Clock, Scripted, Server, is_lmtp, serving, until, verbatim
+from support import PATIENCE_S, contents, turns
+from wire import KINDS, REFUSED, Client, Clock, Scripted, Server, is_lmtp, serving, until, verbatim
 
 #: Time goes by as told, on loops written in Python only.
 python_loop: Final = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])

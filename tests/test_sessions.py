@@ -17,8 +17,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
 from maildir_async.smtp import StreamingLMTP, StreamingSMTP, sessions
-from support import contents, turns
-from wire import KINDS, PATIENCE_S, SECRET, Client, Clock, Scripted, is_lmtp, serving, until, verbatim
+from support import PATIENCE_S, contents, turns
+from wire import KINDS, SECRET, Client, Clock, Scripted, is_lmtp, serving, until, verbatim
 
 python_loop: Final = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 both_kinds: Final = pytest.mark.parametrize("kind", KINDS)

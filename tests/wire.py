@@ -15,11 +15,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from maildir_async import GroupCommit, Maildir
 from maildir_async.smtp import MaildirHandler, Refused, StreamingLMTP, StreamingSMTP
 from maildir_async.testing import FaultDisk
+from support import PATIENCE_S
 
 __all__ = ["Client", "Clock", "Faulty", "Scripted", "ScriptedDelivery", "Server", "serving", "verbatim"]
-
-#: Seconds after which a test that waits in vain fails.
-PATIENCE_S: Final = 30
 
 
 def verbatim(path: str | Path, **options: Any) -> MaildirHandler:
