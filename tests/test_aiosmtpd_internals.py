@@ -49,6 +49,7 @@ ATTRIBUTES: Final[dict[str, Any]] = {
     "_ehlo_hook_ver": types.NoneType,
     "_handle_hooks": dict,
     "_timeout_duration": (int, float),
+    "_timeout_handle": types.NoneType,
     "_tls_protocol": types.NoneType,
     "command_size_limits": dict,
     "local_part_limit": int,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from maildir_async.errors import DEFAULT_SMTP_REPLY
@@ -71,6 +72,9 @@ _BY_CODE: Final = {
     "555": "5.5.4",
 }
 
+#: Lines that are kept as they go over the wire: nearly all come again, but for those that name a message.
+KEPT: Final = 256
+
 _REPLY: Final = re.compile(r"([245])\d\d(?=[ -]|$)")
 _HAS_CODE: Final = re.compile(r"[245]\d\d[ -]\d\.\d{1,3}\.\d{1,3}(?: |$)")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -98,6 +102,7 @@ def encoded(reply: str, *, command: str, utf8: bool) -> bytes:
     return b"\r\n".join(_encoded_line(line, command, utf8) for line in reply.split("\r\n"))
 
 
+@lru_cache(KEPT)
 def _encoded_line(line: str, command: str, utf8: bool) -> bytes:
     if command:
         line = with_enhanced_code(line, command)

@@ -187,6 +187,12 @@ class LastingSMTP(SMTP):
         self._set_timer()
 
     def _set_timer(self) -> None:
+        # A timer for each command and each reply costs more than one that rings in vain now and then.
+        timer = self._timeout_handle
+        if timer is None or timer.cancelled() or timer.when() > self.loop.time() + self._patience.left_s:
+            self._set_new_timer()
+
+    def _set_new_timer(self) -> None:
         super()._reset_timeout(max(self._patience.left_s, TICK_S))
 
     def _timeout_cb(self) -> None:
@@ -194,13 +200,14 @@ class LastingSMTP(SMTP):
         if transport is None:
             return
         if self._patience.left_s > 0:
-            self._set_timer()
+            self._set_new_timer()
         elif transport.is_closing() or transport.get_write_buffer_size() > 0:
             transport.abort()  # closing would wait until the client has read what it does not read
         else:
             self._dismiss(MESSAGE_TIMEOUT if self._patience.message_is_late else TIMEOUT)
             self._patience.message_over()
-            self._reset_timeout()
+            self._patience.begin()
+            self._set_new_timer()
 
     @contextmanager
     def _receiving(self) -> Generator[None, None, None]:

@@ -2,9 +2,11 @@
 
 import ipaddress
 import re
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 from typing import Final, cast
 
 from maildir_async.smtp.addresses import host_name, unquoted
@@ -17,6 +19,9 @@ TAB: Final = 8  # columns of what begins a folded line
 #: Octets of an address that is written. A path of RFC 5321 has 256, some senders' have more, and a line has 998.
 ADDRESS_MAX: Final = 900
 WORD_MAX: Final = 255  # octets of all other words
+
+#: Words that are kept as they are written: most come again, with the next message. One has 2 KiB at most.
+KEPT: Final = 256
 
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
 _DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
@@ -78,14 +83,14 @@ def trace_headers(
         recipient = delivered if delivered is not None else original
         clauses = [
             f"from {_word(helo)}",
-            f"({_literal(peer)})",
+            f"({_literal(_host(peer))})",
             f"by {_word(hostname)}",
             f"with {_word(protocol)}",
             f"id {_word(message_id)}",
             *([f"for <{recipient}>"] if recipient is not None else []),
         ]
         clauses[-1] += ";"
-        date = format_datetime(now if now is not None else datetime.now(UTC))
+        date = format_datetime(now) if now is not None else _date(int(time.time()))
         lines += _folded("Received:", [*clauses, date])
     return b"".join(line.encode() + newline for line in lines)
 
@@ -104,6 +109,12 @@ def _folded(name: str, clauses: Iterable[str]) -> list[str]:
     return lines
 
 
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
+
+
+@lru_cache(KEPT)
 def _address(text: str | None, *, utf8: bool) -> str | None:
     """Return an address as a header may have it, quoted where it has to be; None if that cannot be done."""
     if not text or not text.isprintable():  # nor is anything that ends lines, or turns their direction
@@ -122,15 +133,20 @@ def _address(text: str | None, *, utf8: bool) -> str | None:
     return address if (utf8 or address.isascii()) and len(address.encode()) <= ADDRESS_MAX else None
 
 
+@lru_cache(KEPT)
 def _word(text: str) -> str:
     return _NO_WORD.sub("?", text[:WORD_MAX]) or "unknown"
 
 
-def _literal(peer: object) -> str:
+@lru_cache(KEPT)
+def _literal(host: str) -> str:
     """Return the client's address as a literal (RFC 5321 §4.1.3), or what a Unix socket is."""
-    host = str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])  # what follows is an interface of ours
     except ValueError:
         return "local"
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+
+
+def _host(peer: object) -> str:
+    return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
