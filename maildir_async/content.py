@@ -15,6 +15,7 @@ NEWLINES: Final[tuple[Newline, ...]] = ("keep", "lf", "crlf")
 # the field before it and has to hold something else, since a reader may take a blank line for the end of the header.
 _FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
 _CONTINUATION: Final = re.compile(rb"[ \t]+[^ \t]")
+_FIELDS: Final = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r\n\0]*\r?\n(?:[ \t]+[^ \t\r\n\0][^\r\n\0]*\r?\n)*)*")
 
 
 def check_newline(newline: Newline) -> Newline:
@@ -33,8 +34,9 @@ def check_prefix(prefix: bytes) -> bytes:
     if not isinstance(prefix, (bytes, bytearray, memoryview)):
         raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")
     prefix = bytes(prefix)
-    if not prefix:
+    if _FIELDS.fullmatch(prefix):
         return prefix
+    # Something is wrong with it, and this tells what.
     if not prefix.endswith(b"\n"):
         raise ValueError("prefix must end with a line end")
     if b"\0" in prefix:

@@ -73,7 +73,10 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
 
     """
     check_message(message)
-    async with FanOut(list(maildirs), **options) as fan_out:
+    maildirs = list(maildirs)
+    for maildir in maildirs[:1]:
+        AppendTask(maildir, **options)  # raises what is wrong with the options
+    async with FanOut(maildirs, **options) as fan_out:
         try:
             await fan_out.open(cost_of(message))
         except BusyError:
@@ -113,7 +116,7 @@ class FanOut:
         maildirs: where to.
         prefixes: what is stored before the message in each of them, instead of the option *prefix* for all. Those
             that differ in it share no file.
-        options: as `deliver` has them.
+        options: as `deliver` has them. What is wrong with them is raised when the message begins to be stored.
 
     """
 
@@ -145,8 +148,6 @@ class FanOut:
         self._groups: list[SharedFile] | None = None
         self._over = False
         self._refusal: MaildirError | None = None
-        for maildir in maildirs[:1]:
-            AppendTask(maildir, **options)  # raises what is wrong with the options
 
     async def __aenter__(self) -> Self:
         return self
