@@ -2,7 +2,7 @@
 
 Worker threads take everything that is waiting as one batch (a `Round`): what arrives while it is on the disk is the
 next. Nothing waits for a timer, and a lone message goes at once. What a loop hands over in one turn goes over
-together, and each loop is woken once per batch, with all of its results.
+together, and each loop is woken once per batch, for all of its results (`Turns`).
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from maildir_async.entry import Entry
 from maildir_async.errors import AppendError
 from maildir_async.rounds import Rest, Round
 from maildir_async.tmpfile import TmpFile, discard_all
+from maildir_async.turns import Turns
 from maildir_async.worker import run_in_thread
 
 __all__ = ["CommitStatistics", "GroupCommit", "default_commit"]
@@ -124,7 +125,7 @@ class GroupCommit:
         self.stream_crew = Crew(STREAM_THREADS, "maildir-stream")
         self._delegation: Delegation | None = None
         if helper_process:
-            self._delegation = Delegation(syncfs=syncfs, crew=self._committers, settled=_tell, again=self._enqueue)
+            self._delegation = Delegation(syncfs=syncfs, crew=self._committers, settled=self._tell, again=self._enqueue)
         self._reset()
         _commits.add(self)
 
@@ -132,7 +133,7 @@ class GroupCommit:
         # The garbage collector may throw a delivery away whose loop is gone, in a thread that holds this.
         self._lock = threading.RLock()
         self._queue: deque[Entry] = deque()
-        self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
+        self._turns = Turns(self._hand_over)
         self._leading = False
         self._donation = Donation(self._needs_time)
         self._round: Round | None = None
@@ -177,11 +178,7 @@ class GroupCommit:
         if self._delegation is not None and (channel := self.channel(loop, entry.tmpfile)) is not None:
             channel.submit(entry)
             return
-        turn = self._turns.get(id(loop))
-        if turn is None:
-            turn = self._turns[id(loop)] = _Turn()
-            loop.call_soon(self._hand_over, turn)
-        turn.entries.append(entry)
+        self._turns.submit(entry)
 
     def withdraw(self, entry: Entry) -> bool:
         """Take *entry* back if no batch has begun with it; return whether that is so."""
@@ -207,9 +204,7 @@ class GroupCommit:
         """Keep no more eye on it."""
         self._streams.pop(tmpfile, None)
 
-    def _hand_over(self, turn: "_Turn") -> None:
-        entries, turn.entries = turn.entries, []
-        self._turns.pop(id(entries[0].loop), None)
+    def _hand_over(self, entries: list[Entry]) -> None:
         self._donation.watch(entries[0].loop)
         self._enqueue(entries)
 
@@ -305,7 +300,10 @@ class GroupCommit:
         for loop, settled in by_loop.items():
             # A closed loop has nobody left to tell; the messages are where the promises say.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_tell, settled)
+                loop.call_soon_threadsafe(self._tell, settled)
+
+    def _tell(self, entries: list[Entry]) -> None:
+        self._turns.tell(entries)
 
     def channel(self, loop: AbstractEventLoop, tmpfile: TmpFile) -> Channel | None:
         """Return what takes messages of *loop*, the running one, to the helper process; None if this one does them."""
@@ -380,24 +378,6 @@ class GroupCommit:
         if round_ is not None and now == seen and round_.depose_hanging_driver():
             self._committers.run(partial(self._lead, round_))
         return now
-
-
-class _Turn:
-    """What one loop has submitted in this turn. Its pending callback alone keeps it, and so nothing keeps the loop."""
-
-    __slots__ = ("__weakref__", "entries")
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-
-
-def _tell(entries: list[Entry]) -> None:
-    for number, entry in enumerate(entries, 1):
-        try:
-            entry.settle(entry)
-        except BaseException:  # a KeyboardInterrupt in an on_progress: the others get their answers
-            entry.loop.call_soon(_tell, entries[number:])
-            raise
 
 
 _commits: "weakref.WeakSet[GroupCommit]" = weakref.WeakSet()

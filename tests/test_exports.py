@@ -23,7 +23,7 @@ LAYERS: Final[dict[int, set[str]]] = {
     0: {"buffer", "content", "delivered", "errors", "frames", "names", "options", "states"},
     1: {"crew", "directories", "disk", "helper_process", "kernel_aio", "syncs", "tmpfile"},
     2: {"admission", "channel", "commit", "delegation", "donation", "entry", "feed", "helper_spool", "producers"}
-    | {"recovery", "rounds", "sources", "spool", "target", "worker"},
+    | {"recovery", "rounds", "sources", "spool", "target", "turns", "worker"},
     3: {"append"},
     4: {"fan_out", "index", "maildir", "many", "shared_file"},
     5: {"__init__", "__main__", "cli", "daemon", "helper", "smtp", "testing"},
