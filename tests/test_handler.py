@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import smtplib
 import socket
@@ -23,7 +24,7 @@ from look import until
 from maildir_async import Durability, GroupCommit, Maildir, MaildirError
 from maildir_async.smtp import Layout, MaildirHandler, Receipt, StreamingLMTP, StreamingSMTP
 from maildir_async.testing import Fault, FaultDisk
-from support import Gate, contents
+from support import Gate, contents, forked
 from wire import Faulty
 
 MAIL: Final = b"Subject: x\r\nX-DKIM:  kept \t\r\n\r\n.dot\r\nbare \r and 8 bit \xe9\r\n"
@@ -104,6 +105,30 @@ async def serving(
 
 def is_lmtp(server: Any) -> bool:
     return issubclass(server, LMTP)
+
+
+def test_no_two_messages_are_called_the_same(tmp_path: Path) -> None:
+    """Not in one process, nor in two that have been forked from it, as the daemon's workers are."""
+
+    def message_ids() -> list[str]:
+        receipts: list[Receipt] = []
+        handler = MaildirHandler(tmp_path / "m", durability=Durability.NONE, on_receipt=receipts.append)
+
+        async def receive() -> None:
+            envelope = Envelope()
+            envelope.mail_from, envelope.rcpt_tos = "a@example.com", ["b@example.com"]
+            server: Any = SimpleNamespace(hostname="mx.example")
+            session: Any = SimpleNamespace(peer=None, host_name="client.example")
+            delivery = await handler.open_delivery(server, session, envelope, protocol="SMTP", size=len(MAIL))
+            await delivery.send(MAIL)
+            assert (await delivery.finish())[0].startswith("250")
+
+        for _ in range(3):
+            asyncio.run(receive())
+        return [receipt.message_id for receipt in receipts]
+
+    found = [*message_ids(), *itertools.chain(*forked(message_ids, children=2))]
+    assert len(set(found)) == len(found) == 9
 
 
 async def test_content_is_the_bytes_that_were_sent(tmp_path: Path, server: Any) -> None:

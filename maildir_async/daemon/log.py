@@ -127,10 +127,14 @@ def _now() -> str:
 def _line(told: Mapping[str, object]) -> bytes:
     line = b""
     for limit in TEXT_LIMITS:
-        line = json.dumps({name: _shown(value, limit) for name, value in told.items()}, default=str).encode() + b"\n"
+        line = _encode({name: _shown(value, limit) for name, value in told.items()}).encode() + b"\n"
         if len(line) <= LINE_LIMIT:
             break
     return line
+
+
+#: json.dumps() would make an encoder for each line.
+_encode: Final = json.JSONEncoder(default=str).encode
 
 
 def _shown(value: object, limit: int) -> object:
@@ -138,7 +142,8 @@ def _shown(value: object, limit: int) -> object:
         return round(value, 6)
     if isinstance(value, str):
         # Bytes that are not UTF-8 come as lone surrogates, which not every reader of JSON takes.
-        return value[:limit].encode("utf-8", "backslashreplace").decode()
+        text = value[:limit]
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
         return [_shown(item, limit) for item in value[:LIST_LIMIT]]  # pyright: ignore[reportUnknownVariableType]
     return value

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import idna
@@ -12,6 +13,9 @@ __all__ = ["Address", "host_name", "parse_address", "unquoted"]
 LOCAL_MAX: Final = 64  # octets: RFC 5321 §4.5.3.1.1
 HOST_MAX: Final = 253  # octets without a dot at the end: RFC 1035 §2.3.4
 LABEL_MAX: Final = 63
+
+#: Names of hosts that are kept as they come out: most come again.
+KEPT: Final = 256
 
 #: A dot-string (RFC 5321 §4.1.2) in lower case. Its atext is without "/", which no file name may hold; what is not
 #: ASCII is looked at by itself. A hyphen in front looks like an option to whoever lists the directory in a shell.
@@ -90,6 +94,7 @@ def unquoted(local: str) -> str:
     return local
 
 
+@lru_cache(KEPT)
 def host_name(domain: str) -> str | None:
     """Return *domain* in ASCII and lower case; None for address literals, and whatever else is no name of a host.
 
