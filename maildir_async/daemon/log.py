@@ -28,6 +28,10 @@ LIST_LIMIT: Final = 4
 #: Bytes that a pipe takes in one piece (PIPE_BUF on Linux), so that lines of several processes never mix.
 LINE_LIMIT: Final = 4096
 
+#: Seconds that a line waits for others, to be written with them: a thread that wakes for each, and takes the
+#: interpreter lock from the loop, costs more than the line does.
+LINGER_S: Final = 0.005
+
 #: Lines that wait for a reader who does not read. What comes then is dropped, and its number told.
 MAX_WAITING: Final = 10_000
 
@@ -83,6 +87,7 @@ class Log:
             self._write(line)
 
     def _write_waiting(self) -> None:
+        time.sleep(LINGER_S)
         while True:
             with self._lock:
                 dropped, self._dropped = self._dropped, 0
