@@ -13,8 +13,6 @@ NEWLINES: Final[tuple[Newline, ...]] = ("keep", "lf", "crlf")
 
 # RFC 5322 §2.2: a field name is printable ASCII without the colon; a line that starts with space or tab continues
 # the field before it and has to hold something else, since a reader may take a blank line for the end of the header.
-_FIELD: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
-_CONTINUATION: Final = re.compile(rb"[ \t]+[^ \t]")
 _FIELDS: Final = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r\n\0]*\r?\n(?:[ \t]+[^ \t\r\n\0][^\r\n\0]*\r?\n)*)*")
 
 
@@ -34,22 +32,21 @@ def check_prefix(prefix: bytes) -> bytes:
     if not isinstance(prefix, (bytes, bytearray, memoryview)):
         raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")
     prefix = bytes(prefix)
-    if _FIELDS.fullmatch(prefix):
+    whole = _FIELDS.match(prefix)
+    assert whole is not None  # no line at all is no less than some
+    if whole.end() == len(prefix):
         return prefix
-    # Something is wrong with it, and this tells what.
     if not prefix.endswith(b"\n"):
         raise ValueError("prefix must end with a line end")
     if b"\0" in prefix:
         raise ValueError("prefix must not contain NUL")
-    for number, raw in enumerate(prefix.split(b"\n")[:-1]):
-        line = raw.removesuffix(b"\r")
-        if b"\r" in line:
-            raise ValueError(f"prefix line {number + 1} has a CR that no LF follows")
-        if not line:
-            raise ValueError(f"prefix line {number + 1} is empty, which would end the header")
-        if not _FIELD.match(line) and (number == 0 or not _CONTINUATION.match(line)):
-            raise ValueError(f"prefix line {number + 1} is not a header field: {line[:40]!r}")
-    return prefix
+    number = prefix.count(b"\n", 0, whole.end()) + 1
+    line = prefix[whole.end() :].partition(b"\n")[0].removesuffix(b"\r")
+    if b"\r" in line:
+        raise ValueError(f"prefix line {number} has a CR that no LF follows")
+    if not line:
+        raise ValueError(f"prefix line {number} is empty, which would end the header")
+    raise ValueError(f"prefix line {number} is not a header field: {line[:40]!r}")
 
 
 class Content:

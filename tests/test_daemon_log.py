@@ -88,7 +88,7 @@ def test_what_libraries_log_becomes_events() -> None:
     """A warning of a library is a line like the others, with its exception, but without a traceback."""
     reader, writer = os.pipe()
     with open(reader, "rb", buffering=0), open(writer, "wb", buffering=0):
-        logger = logging.Logger("some.library")
+        logger = logging.Logger("some.package")
         logger.addHandler(LogHandler(Log(writer)))
         logger.info("no")
         try:
@@ -98,7 +98,7 @@ def test_what_libraries_log_becomes_events() -> None:
         (told,) = logged(reader)
     assert told["level"] == "error"
     assert (told["logger"], told["message"], told["error"]) == (
-        "some.library",
+        "some.package",
         "went wrong",
         "ZeroDivisionError: by\nzero",
     )

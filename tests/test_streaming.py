@@ -22,7 +22,7 @@ from maildir_async.smtp import MaildirHandler, Receipt, StreamingLMTP, Streaming
 from maildir_async.smtp.delivery import transmission_type
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, turns
-from wire import KINDS, REFUSED, SECRET, Client, Clock, Scripted, Server, is_lmtp, serving, until, verbatim
+from wire import KINDS, REFUSED, SECRET, Client, Clock, Faulty, Scripted, Server, is_lmtp, serving, until, verbatim
 
 MIB: Final = 2**20
 
@@ -473,17 +473,6 @@ async def test_a_connection_lost_while_the_disk_works(sent: bytes) -> None:
     assert script.deliveries[0].is_aborted
 
 
-class OnDisk(MaildirHandler):
-    """Its maildirs are on a disk that does as told."""
-
-    def __init__(self, disk: FaultDisk, *args: Any, **options: Any) -> None:
-        self._disk = disk
-        super().__init__(*args, **options)
-
-    def maildir(self, path: Any, commit: GroupCommit | None = None) -> Maildir:
-        return Maildir(path, disk=self._disk, commit=commit or self._commit)
-
-
 @both_kinds
 @pytest.mark.parametrize("said", [["DATA", b"x\r\n.\r\n"], [b"BDAT 3 LAST\r\nx\r\n"]], ids=["DATA", "BDAT"])
 @pytest.mark.parametrize("is_late", [True, False], ids=["committing", "queued"])
@@ -496,7 +485,7 @@ async def test_what_became_of_a_message_is_told_though_the_client_has_gone(
     commit = GroupCommit()
     paths = {"b@example.com": tmp_path / "b", "c@example.com": tmp_path / "c"}
     disk = FaultDisk(Fault("sync", gate=gate, path="/tmp/"))
-    handler = OnDisk(disk, paths, commit=commit, on_receipt=receipts.append)
+    handler = Faulty(disk, paths, commit=commit, on_receipt=receipts.append)
     async with serving(handler, kind) as server:
         client = await server.connect()
         await client.begin(*paths, hello="LHLO" if is_lmtp(kind) else "EHLO")

@@ -88,12 +88,19 @@ class NoMetrics:
     """Counts nothing."""
 
     def receipt(self, receipt: Receipt) -> None:
-        """See `Tally`, as the others."""
+        """See `Tally`."""
 
-    def connected(self, connections: int) -> None: ...  # noqa: D102
-    def disconnected(self, connections: int) -> None: ...  # noqa: D102
-    def turned_away(self) -> None: ...  # noqa: D102
-    def in_flight(self, messages: int) -> None: ...  # noqa: D102
+    def connected(self, connections: int) -> None:
+        """See `Tally`."""
+
+    def disconnected(self, connections: int) -> None:
+        """See `Tally`."""
+
+    def turned_away(self) -> None:
+        """See `Tally`."""
+
+    def in_flight(self, messages: int) -> None:
+        """See `Tally`."""
 
 
 class Metrics:
@@ -104,7 +111,7 @@ class Metrics:
         self._cells[_OPEN] = self._cells[_IN_FLIGHT] = 0.0  # whoever was here before may have died with some
 
     def receipt(self, receipt: Receipt) -> None:
-        """See `Tally`, as the others."""
+        """See `Tally`."""
         if not receipt.message_id:
             self._cells[_REFUSED[receipt.verdict]] += 1
             return
@@ -114,17 +121,21 @@ class Metrics:
         if receipt.delivered is not None:
             self._cells[_STORED_BYTES] += receipt.delivered.size
 
-    def connected(self, connections: int) -> None:  # noqa: D102
+    def connected(self, connections: int) -> None:
+        """See `Tally`."""
         self._cells[_CONNECTIONS] += 1
         self._cells[_OPEN] = connections
 
-    def disconnected(self, connections: int) -> None:  # noqa: D102
+    def disconnected(self, connections: int) -> None:
+        """See `Tally`."""
         self._cells[_OPEN] = connections
 
-    def turned_away(self) -> None:  # noqa: D102
+    def turned_away(self) -> None:
+        """See `Tally`."""
         self._cells[_TURNED_AWAY] += 1
 
-    def in_flight(self, messages: int) -> None:  # noqa: D102
+    def in_flight(self, messages: int) -> None:
+        """See `Tally`."""
         self._cells[_IN_FLIGHT] = messages
 
 

@@ -22,7 +22,7 @@ from maildir_async.smtp.finder import Finder, Recipient
 from maildir_async.smtp.message import Client, MessageDelivery, Receipt
 from maildir_async.smtp.recipients import AddressMap, Layout, Resolver
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
-from maildir_async.smtp.trace import trace_headers
+from maildir_async.smtp.trace import host_of, trace_headers
 
 __all__ = ["MaildirHandler"]
 
@@ -264,11 +264,7 @@ def _nothing_received(client: Client, recipient: Recipient, reply: str, error: M
 
 
 def _client(session: Session, envelope: Envelope) -> Client:
-    return Client(_host(session.peer), session.host_name or "", _sender(envelope))
-
-
-def _host(peer: object) -> str:
-    return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
+    return Client(host_of(session.peer), session.host_name or "", _sender(envelope))
 
 
 def _sender(envelope: Envelope) -> str:

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from maildir_async.smtp.addresses import host_name, unquoted
 
-__all__ = ["trace_headers"]
+__all__ = ["host_of", "trace_headers"]
 
 COLUMNS: Final = 78  # RFC 5322 §2.1.1: where a line should end
 TAB: Final = 8  # columns of what begins a folded line
@@ -83,7 +83,7 @@ def trace_headers(
         recipient = delivered if delivered is not None else original
         clauses = [
             f"from {_word(helo)}",
-            f"({_literal(_host(peer))})",
+            f"({_literal(host_of(peer))})",
             f"by {_word(hostname)}",
             f"with {_word(protocol)}",
             f"id {_word(message_id)}",
@@ -148,5 +148,6 @@ def _literal(host: str) -> str:
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
-def _host(peer: object) -> str:
+def host_of(peer: object) -> str:
+    """Return the address in aiosmtpd's *peer*; "" for a Unix socket, which has none."""
     return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
