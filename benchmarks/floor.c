@@ -18,24 +18,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
-#define MIB (1 << 20)
-#define HEAD 64
+#include "workload.h"
+
 #define MAX_BATCH 1024
-#define WARMUP_STREAM (2 * MIB)
 
-static const int mix[] = {1, 2, 4, 4, 8, 13, 32, 64}; /* KiB: workload.MIX */
-
-static long messages = 1000, warmup = 0, size_each = 4096, maildirs = 1, batch = 1, threads = 1, stream = 0, writeback = 1;
-static double seconds = 1.0;
+static long batch = 1, threads = 1, writeback = 1;
 static enum { FULL, FILE_ONLY, NONE, SYNCFS } policy = FULL;
 
 static char * pattern; /* the body: two periods of 1 MiB */
@@ -43,35 +37,6 @@ static int fds[MAX_BATCH];
 static char names[MAX_BATCH][96];
 static int * tmpdirs, * newdirs;
 static long touched[MAX_BATCH], touches;
-
-static void die(const char * what)
-{
-    fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-static double cpu(void)
-{
-    struct rusage ru;
-
-    getrusage(RUSAGE_SELF, &ru);
-    return ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6;
-}
-
-static long size_of(long number)
-{
-    if (stream && number < warmup)
-        return WARMUP_STREAM;
-    return size_each ? size_each : mix[number % 8] * 1024L;
-}
 
 static void write_all(int fd, const char * data, size_t size)
 {
@@ -219,30 +184,11 @@ static void deliver(long first, long count)
     }
 }
 
-static int compare(const void * a, const void * b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 static void option(const char * argument)
 {
-    const char * value = strchr(argument, '=');
-    struct {
-        const char * name;
-        long * where;
-    } numbers[] = {{"messages", &messages}, {"warmup", &warmup}, {"size", &size_each}, {"maildirs", &maildirs},
-        {"batch", &batch}, {"threads", &threads}, {"stream", &stream}, {"writeback", &writeback}};
+    const struct number numbers[] = {{"batch", &batch}, {"threads", &threads}, {"writeback", &writeback}};
+    const char * value = take(argument, numbers, sizeof(numbers) / sizeof(numbers[0]));
 
-    if (value == NULL)
-        exit(2);
-    value++;
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        if (!strncmp(argument, numbers[i].name, value - argument - 1) && !numbers[i].name[value - argument - 1])
-            *numbers[i].where = atol(value);
-    if (!strncmp(argument, "seconds=", 8))
-        seconds = atof(value);
     if (!strncmp(argument, "sync=", 5))
         policy = !strcmp(value, "full") ? FULL : !strcmp(value, "file") ? FILE_ONLY : !strcmp(value, "none") ? NONE : SYNCFS;
 }
@@ -283,7 +229,7 @@ int main(int argc, char ** argv)
     }
 
     start = now();
-    while (number < warmup && (stream || now() - start < 0.3)) {
+    while (number < warmup && (stream || now() - start < WARMUP_S)) {
         long count = batch < warmup - number ? batch : warmup - number;
 
         deliver(number, count);
@@ -303,10 +249,6 @@ int main(int argc, char ** argv)
         }
     }
     used = cpu() - used;
-    qsort(latencies, done, sizeof(double), compare);
-    printf("{\"messages\": %ld, \"delivered\": %ld, \"bytes\": %.0f, \"seconds\": %.6f, \"cpu_s\": %.6f, "
-           "\"latency_ms\": {\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, \"max\": %.4f}}\n",
-        done, number, total_bytes, end - start, used, latencies[(done - 1) * 50 / 100], latencies[(done - 1) * 90 / 100],
-        latencies[(done - 1) * 99 / 100], latencies[done - 1]);
+    report(done, number, total_bytes, end - start, "cpu_s", used, latencies, done);
     return 0;
 }

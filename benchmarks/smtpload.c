@@ -19,28 +19,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#define MIB (1 << 20)
-#define HEAD 64
+#include "workload.h"
+
 #define WIRE_HEAD (HEAD + 3) /* three CRs */
 #define LINE 64
 #define WIRE_LINE (LINE + 1)
 #define PERIOD_LINES (MIB / LINE)
-#define WARMUP_STREAM (2 * MIB)
-#define WARMUP_S 0.3
 #define TURN MIB /* bytes after which other connections have their turn */
 #define FOREVER 1e9
 
-static const int mix[] = {1, 2, 4, 4, 8, 13, 32, 64}; /* KiB: workload.MIX */
-
-static long messages = 1000, warmup = 0, size_each = 4096, maildirs = 1, in_flight = 1, stream = 0, lmtp = 0, pipelining = 1;
-static double seconds = 1.0;
+static long in_flight = 1, lmtp = 0, pipelining = 1;
 
 struct connection {
     int fd;
@@ -60,35 +53,6 @@ static char * pattern; /* the body on the wire: two periods */
 static long next_number, limit, begun, finished, done, active;
 static double start, end, time_limit, total_bytes;
 static double * latencies;
-
-static void die(const char * what)
-{
-    fprintf(stderr, "smtpload: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static double now(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-static double cpu(void)
-{
-    struct rusage ru;
-
-    getrusage(RUSAGE_SELF, &ru);
-    return ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6;
-}
-
-static long size_of(long number)
-{
-    if (stream && number < warmup)
-        return WARMUP_STREAM;
-    return size_each ? size_each : mix[number % 8] * 1024L;
-}
 
 /* Commands are short, and nothing else is under way when they are sent: they always fit. */
 static void say(struct connection * c, const char * text)
@@ -314,40 +278,15 @@ static void connect_all(const char * path)
     run();
 }
 
-static int compare(const void * a, const void * b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
-static void option(const char * argument)
-{
-    const char * value = strchr(argument, '=');
-    struct {
-        const char * name;
-        long * where;
-    } numbers[] = {{"messages", &messages}, {"warmup", &warmup}, {"size", &size_each}, {"maildirs", &maildirs},
-        {"in_flight", &in_flight}, {"stream", &stream}, {"lmtp", &lmtp}, {"pipelining", &pipelining}};
-
-    if (value == NULL)
-        exit(2);
-    value++;
-    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
-        if (!strncmp(argument, numbers[i].name, value - argument - 1) && !numbers[i].name[value - argument - 1])
-            *numbers[i].where = atol(value);
-    if (!strncmp(argument, "seconds=", 8))
-        seconds = atof(value);
-}
-
 int main(int argc, char ** argv)
 {
+    const struct number numbers[] = {{"in_flight", &in_flight}, {"lmtp", &lmtp}, {"pipelining", &pipelining}};
     double used;
 
     if (argc < 2)
         return 2;
     for (int i = 2; i < argc; i++)
-        option(argv[i]);
+        take(argv[i], numbers, sizeof(numbers) / sizeof(numbers[0]));
     if (size_each % LINE || (size_each && size_each <= HEAD) || in_flight < 1 || maildirs < 1 || messages < 1)
         return 2;
     pattern = malloc(2 * PERIOD_LINES * WIRE_LINE);
@@ -371,10 +310,6 @@ int main(int argc, char ** argv)
     used = cpu() - used;
     for (long i = 0; i < in_flight; i++)
         say(&connections[i], "QUIT\r\n");
-    qsort(latencies, finished, sizeof(double), compare);
-    printf("{\"messages\": %ld, \"delivered\": %ld, \"bytes\": %.0f, \"seconds\": %.6f, \"load_cpu_s\": %.6f, "
-           "\"latency_ms\": {\"p50\": %.4f, \"p90\": %.4f, \"p99\": %.4f, \"max\": %.4f}}\n",
-        done, next_number, total_bytes, end - start, used, latencies[(finished - 1) * 50 / 100],
-        latencies[(finished - 1) * 90 / 100], latencies[(finished - 1) * 99 / 100], latencies[finished - 1]);
+    report(done, next_number, total_bytes, end - start, "load_cpu_s", used, latencies, finished);
     return 0;
 }
