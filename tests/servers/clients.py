@@ -158,6 +158,18 @@ class Bench:
         talk.hello()
         return talk
 
+    def begun(self, *recipients: str, options: str = "") -> Talk:
+        """Return a new session that has begun a message."""
+        talk = self.talk()
+        talk.mail(*recipients, options=options)
+        return talk
+
+    def data(self, *recipients: str, options: str = "") -> Talk:
+        """Return a new session that is to send a message."""
+        talk = self.begun(*recipients, options=options)
+        talk.ask("DATA", "354 ")
+        return talk
+
     def maildir(self, user: str) -> Path:
         """Return where a user's maildir is, or is to be."""
         return self.root.joinpath(*reversed(user.split("@")), "Maildir")

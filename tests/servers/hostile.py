@@ -93,9 +93,7 @@ def declared_too_large(bench: Bench) -> Got:
 
 
 def too_large(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"0123456789\r\n" * (LIMIT // 12 + 1) + b".\r\n")
     talk.expect("552 5.3.4")
     talk.mail(USER)  # the session goes on
@@ -106,44 +104,35 @@ def too_large(bench: Bench) -> Got:
 
 
 def lies_about_its_size(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER, options=" SIZE=10")
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER, options=" SIZE=10")
     talk.send(HEADER + b"x" * 1000 + b"\r\n.\r\n")
     talk.expect("250 2.0.0")
     return b"x" * 1000 + b"\n"
 
 
 def gone_in_the_message(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"half of a line, and no en")
     talk.close()
     return after_that(bench)
 
 
 def gone_before_the_last_dot_ends(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"hello\r\n.\r")
     talk.close()
     return after_that(bench)
 
 
 def gone_before_data(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
+    talk = bench.begun(USER)
     talk.close()
     return after_that(bench)
 
 
 def after_that(bench: Bench) -> Got:
     """Send another message, for the daemon to have noticed that the client before is gone."""
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(GOOD)
     talk.expect("250 2.0.0")
     talk.ask("QUIT", "221 2.0.0")
@@ -151,9 +140,7 @@ def after_that(bench: Bench) -> Got:
 
 
 def half_closed(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(GOOD)
     talk.connection.shutdown(socket.SHUT_WR)
     talk.expect("250 2.0.0")
@@ -163,9 +150,7 @@ def half_closed(bench: Bench) -> Got:
 
 def half_closed_after_much(bench: Bench) -> Got:
     """What it has sent is on its way to the disk when it closes."""
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"x" * MILLION + b"\r\n.\r\n")
     talk.connection.shutdown(socket.SHUT_WR)
     talk.expect("250 2.0.0")
@@ -175,9 +160,7 @@ def half_closed_after_much(bench: Bench) -> Got:
 
 def half_closed_before_the_dot(bench: Bench) -> Got:
     """It would hear a reply, and there must be none that it could take for a success."""
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"hello\r\n")
     talk.connection.shutdown(socket.SHUT_WR)
     talk.expect(f"421 4|{NOTHING}")
@@ -237,26 +220,21 @@ def bare_line_ends_in_commands(bench: Bench) -> Got:
 
 
 def long_line(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"x" * MILLION + b"\r\n.\r\n")
     talk.expect("250 2.0.0")
     return b"x" * MILLION + b"\n"
 
 
 def dots(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"..\r\n...\r\n..x\r\n\r\n.\r\n")
     talk.expect("250 2.0.0")
     return b".\n..\n.x\n\n"
 
 
 def bdat(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
+    talk = bench.begun(USER)
     talk.send(b"BDAT %d\r\n%b" % (len(HEADER), HEADER))
     talk.expect("250 2.0.0")
     talk.send(b"BDAT 8 LAST\r\n.\r\n.\r\nx\n")
@@ -265,8 +243,7 @@ def bdat(bench: Bench) -> Got:
 
 
 def bdat_too_large(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
+    talk = bench.begun(USER)
     talk.send(b"BDAT %d LAST\r\n" % (LIMIT + 1) + b"x" * (LIMIT + 1))
     talk.expect("552 5.3.4")
     talk.ask("NOOP", "250 2.0.0")
@@ -274,8 +251,7 @@ def bdat_too_large(bench: Bench) -> Got:
 
 
 def bdat_gone(bench: Bench) -> Got:
-    talk = bench.talk()
-    talk.mail(USER)
+    talk = bench.begun(USER)
     talk.send(b"BDAT 1000 LAST\r\n" + HEADER)
     talk.close()
     return after_that(bench)

@@ -52,8 +52,7 @@ def and_then(bench: Bench, talk: Talk, user: str) -> None:
 
 def full_disk(bench: Bench) -> Got:
     bench.make(CRAMPED)
-    talk = bench.talk()
-    talk.mail(CRAMPED)
+    talk = bench.begun(CRAMPED)
     with filled(bench.maildir(CRAMPED).parents[1]):
         talk.message(GOOD, FULL)
         bench.nothing_in_tmp()
@@ -63,9 +62,7 @@ def full_disk(bench: Bench) -> Got:
 
 def disk_that_fills_in_the_message(bench: Bench) -> Got:
     bench.make(CRAMPED)
-    talk = bench.talk()
-    talk.mail(CRAMPED)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(CRAMPED)
     talk.send(LARGE)
     talk.expect(FULL)
     bench.nothing_in_tmp()
@@ -76,9 +73,7 @@ def disk_that_fills_in_the_message(bench: Bench) -> Got:
 def disk_that_fills_before_the_dot(bench: Bench) -> Got:
     """A short message, which is written when it is whole."""
     bench.make(CRAMPED)
-    talk = bench.talk()
-    talk.mail(CRAMPED)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(CRAMPED)
     talk.send(HEADER + b"hello\r\n")
     with filled(bench.maildir(CRAMPED).parents[1]):
         talk.send(b".\r\n")
@@ -91,8 +86,7 @@ def disk_that_fills_before_the_dot(bench: Bench) -> Got:
 def no_room_for_the_size_announced(bench: Bench) -> Got:
     """It is known at RCPT, and the client is spared to send the message."""
     bench.make(CRAMPED)
-    talk = bench.talk()
-    talk.mail(options=f" SIZE={MIB + MIB // 2}")
+    talk = bench.begun(options=f" SIZE={MIB + MIB // 2}")
     talk.ask(f"RCPT TO:<{CRAMPED}>", FULL)
     and_then(bench, talk, CRAMPED)
     return HELLO
@@ -102,9 +96,7 @@ def full_disk_of_one_of_two(bench: Bench) -> Got:
     """By LMTP each has a reply of his own. SMTP has one for both, and who has got the message gets it again."""
     bench.make(CRAMPED)
     bench.make(USER)
-    talk = bench.talk()
-    talk.mail(USER, CRAMPED)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER, CRAMPED)
     with filled(bench.maildir(CRAMPED).parents[1]):  # not before: RCPT may see it, or may remember room of just now
         talk.send(GOOD)
         if bench.lmtp:
@@ -130,8 +122,7 @@ def back_again(bench: Bench, talk: Talk) -> Got:
 
 def vanished_after_rcpt(bench: Bench) -> Got:
     bench.make(USER)
-    talk = bench.talk()
-    talk.mail(USER)
+    talk = bench.begun(USER)
     vanish(bench)
     talk.message(GOOD, GONE)
     return back_again(bench, talk)
@@ -139,9 +130,7 @@ def vanished_after_rcpt(bench: Bench) -> Got:
 
 def vanished_before_the_dot(bench: Bench) -> Got:
     bench.make(USER)
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(HEADER + b"hello\r\n")
     vanish(bench)
     talk.send(b".\r\n")
@@ -161,9 +150,7 @@ def vanished_in_the_message(bench: Bench) -> Got:
 def half_sent(bench: Bench) -> Talk:
     """Return a session that has sent the first MiB of LARGE, when some of it is in tmp/."""
     bench.make(USER)
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     talk.send(LARGE[:MIB])
     deadline = time.monotonic() + 10
     while not any(bench.maildir(USER).glob("tmp/*")):
@@ -177,9 +164,7 @@ def half_sent(bench: Bench) -> Talk:
 def closed_before_the_dot(bench: Bench) -> Got:
     """Somebody has changed the permissions of tmp/."""
     bench.make(USER)
-    talk = bench.talk()
-    talk.mail(USER)
-    talk.ask("DATA", "354 ")
+    talk = bench.data(USER)
     with closed(bench.maildir(USER) / "tmp"):
         talk.send(GOOD)
         talk.expect(GONE)
