@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +117,14 @@ async def test_results_come_in_publish_order(tmp_path: Path) -> None:
 def test_several_loops_and_threads_at_once(tmp_path: Path) -> None:
     """One Maildir object takes appends from eight loops in eight threads at once; each gets its own results."""
     maildir = Maildir(tmp_path / "m", commit=GroupCommit())
-    results: dict[int, list[Delivered]] = {}
+    start = threading.Barrier(8)
 
     async def deliver(thread: int) -> list[Delivered]:
+        start.wait()
         return await maildir.append_many([b"%d %d" % (thread, number) for number in range(50)], concurrency=10)
 
-    def run(thread: int) -> None:
-        results[thread] = asyncio.run(deliver(thread))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda thread: asyncio.run(deliver(thread)), range(8)))
     for number in range(8):
         assert [Path(one.path).read_bytes() for one in results[number]] == [b"%d %d" % (number, i) for i in range(50)]
     assert len(Look(maildir.path).names("new")) == 400

@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -909,7 +910,7 @@ def test_a_forked_child_has_its_own(tmp_path: Path) -> None:
     theirs = forked(child, children=2)
     assert len({pid, *theirs}) == 3
     for one in theirs:
-        until(lambda one=one: state_of(one) == "Z")  # type: ignore[misc]
+        until(lambda one=one: state_of(one) == "Z")  # type: ignore[misc]  # a lambda with a default
     assert pid_of(commit) == pid
     os.kill(pid, signal.SIGCONT)
     stream = pending.pop()
@@ -948,21 +949,14 @@ def test_several_loops_and_threads_at_once(tmp_path: Path) -> None:
     maildir = Maildir(tmp_path / "m", commit=commit)
     loop = asyncio.new_event_loop()
     start = threading.Barrier(8)
-    results: dict[int, list[Delivered]] = {}
 
     async def deliver(thread: int) -> list[Delivered]:
         contents = [b"%d %d" % (thread, number) * (1 if number % 10 else LONG // 4) for number in range(30)]
+        start.wait()
         return await maildir.append_many(contents, concurrency=10)
 
-    def run(thread: int) -> None:
-        start.wait()
-        results[thread] = asyncio.run(deliver(thread))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda thread: asyncio.run(deliver(thread)), range(8)))
     loop.run_until_complete(maildir.append(b"one more"))
     pid = pid_of(commit)
     for number in range(8):
