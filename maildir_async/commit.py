@@ -401,14 +401,14 @@ def _start_afresh() -> None:
     _default_lock = threading.Lock()
     for commit in list(_commits):
         commit._admission.reset()  # pyright: ignore[reportPrivateUsage] this module's own
-        commit._reset()  # pyright: ignore[reportPrivateUsage]
+        commit._reset()  # pyright: ignore[reportPrivateUsage] likewise
 
 
 def _finish() -> None:
     """At the end of the interpreter: see deliveries in flight through, and discard what was still being received."""
     deadline = time.monotonic() + EXIT_S
     commits = list(_commits)
-    delegations = [commit._delegation for commit in commits if commit._delegation is not None]  # pyright: ignore[reportPrivateUsage]
+    delegations = [commit._delegation for commit in commits if commit._delegation is not None]  # pyright: ignore[reportPrivateUsage] likewise
     for delegation in delegations:
         delegation.end()
     hanging = [commit for commit in commits if not commit.wait_idle(deadline - time.monotonic())]

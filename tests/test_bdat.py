@@ -306,7 +306,7 @@ async def test_the_idle_timer_begins_anew_after_each_chunk(limit: int | None) ->
                 await turns(5)
                 before = len(heard)
                 client.say(b"xx")
-                await until(lambda before=before: len(heard) > before)  # type: ignore[misc]
+                await until(lambda before=before: len(heard) > before)  # type: ignore[misc]  # a lambda with a default
             assert (await client.hear())[:3] == ("552" if limit else "250")
             clock.advance(299)
             await turns(5)

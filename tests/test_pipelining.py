@@ -31,7 +31,7 @@ class Recorded:
 def recording(kind: Any, writes: list[list[str]]) -> Any:
     """Return a class of servers like *kind* that tells what it writes."""
 
-    class Recording(kind):  # type: ignore[misc]
+    class Recording(kind):  # type: ignore[misc]  # the base is a parameter
         def connection_made(self, transport: Any) -> None:
             super().connection_made(Recorded(transport, writes))
 
@@ -141,7 +141,7 @@ async def test_a_client_that_listens_to_nothing_is_not_answered_for_ever() -> No
         client = await server.connect()
         session = server.sessions[0]
         await client.ask("EHLO me")
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]  # the stream has no way to
         high = 4096
         session.transport.set_write_buffer_limits(high=high)
         session.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, high)

@@ -147,7 +147,7 @@ def serving(
         process.kill()
         process.wait(30)
         for pid in children:
-            until(lambda pid=pid: state_of(pid) == "Z")  # type: ignore[misc]
+            until(lambda pid=pid: state_of(pid) == "Z")  # type: ignore[misc]  # a lambda with a default
 
 
 def mail(directory: Path, user: str) -> list[bytes]:
@@ -304,7 +304,7 @@ def test_a_worker_that_ends_alone_sends_nobody_away_who_waits(tmp_path: Path) ->
         assert busy.say("DATA").startswith("354 ")
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
-            until(lambda pid=pid: state_of(pid) == "T")  # type: ignore[misc]
+            until(lambda pid=pid: state_of(pid) == "T")  # type: ignore[misc]  # a lambda with a default
         waiting = [stack.enter_context(daemon.client()) for _ in range(20)]
         os.kill(ending, signal.SIGTERM)
         os.kill(ending, signal.SIGCONT)
@@ -327,7 +327,7 @@ def test_who_waits_when_all_ends_is_told_so(tmp_path: Path) -> None:
         (worker,) = daemon.workers
         for pid in (daemon.process.pid, worker):
             os.kill(pid, signal.SIGSTOP)
-            until(lambda pid=pid: state_of(pid) == "T")  # type: ignore[misc]
+            until(lambda pid=pid: state_of(pid) == "T")  # type: ignore[misc]  # a lambda with a default
         waiting = [stack.enter_context(daemon.client()) for _ in range(20)]
         os.kill(worker, signal.SIGTERM)
         os.kill(worker, signal.SIGCONT)
@@ -436,7 +436,7 @@ def test_no_worker_outlives_the_main_process(tmp_path: Path) -> None:
             assert len(workers) == 3
             daemon.signal(signal.SIGKILL)
             for pid in workers:
-                until(lambda pid=pid: state_of(pid) == "Z")  # type: ignore[misc]
+                until(lambda pid=pid: state_of(pid) == "Z")  # type: ignore[misc]  # a lambda with a default
         until(lambda: mail_or_none(tmp_path, "bob") == [])
     assert len(mail(tmp_path, "alice")) == 1
 

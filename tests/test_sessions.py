@@ -666,7 +666,7 @@ async def test_a_client_that_goes_in_tls_leaves_nothing(certificate: ssl.SSLCont
             await secured(client)
             await client.begin("b@example.com")
             client.say("DATA", b"x" * 300_000)
-            await until(lambda script=script: script.waiting)  # type: ignore[misc]
+            await until(lambda script=script: script.waiting)  # type: ignore[misc]  # a lambda with a default
             if farewell:
                 client.writer.close()
             else:

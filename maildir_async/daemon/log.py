@@ -150,5 +150,5 @@ def _shown(value: object, limit: int) -> object:
         text = value[:limit]
         return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | tuple):
-        return [_shown(item, limit) for item in value[:LIST_LIMIT]]  # pyright: ignore[reportUnknownVariableType]
+        return [_shown(item, limit) for item in value[:LIST_LIMIT]]  # pyright: ignore[reportUnknownVariableType] of anything
     return value

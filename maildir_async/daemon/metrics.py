@@ -183,7 +183,7 @@ class _Collector:
 def serve_metrics(listener: socket.socket, counts: Counts, life: int) -> None:
     """Answer who asks for metrics, until the main process is gone: then *life* is at its end."""
     from prometheus_client import CollectorRegistry
-    from prometheus_client.exposition import make_wsgi_app  # pyright: ignore[reportUnknownVariableType]
+    from prometheus_client.exposition import make_wsgi_app  # pyright: ignore[reportUnknownVariableType] not annotated
 
     registry = CollectorRegistry()
     registry.register(_Collector(counts))
@@ -215,5 +215,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Request(WSGIRequestHandler):
     timeout = REQUEST_S
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name there
         """Say nothing: the log is for mail."""

@@ -148,7 +148,7 @@ class _Worker:
         )
         base: Any = StreamingLMTP if settings.lmtp else StreamingSMTP
 
-        class Session(base):  # type: ignore[misc]
+        class Session(base):  # type: ignore[misc]  # which of the two is known at run time only
             def connection_lost(self, error: Exception | None) -> None:
                 super().connection_lost(error)
                 worker._lost(self)
