@@ -122,11 +122,6 @@ class TmpFile:
         self._over = False  # published or discarded
         self._lock = threading.Lock()  # a step in progress, against discard()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a file in ``tmp/`` to write to."""
-        return self._fd >= 0
-
     def create(self) -> None:
         """Make the file in ``tmp/``, and first whatever is missing of the maildir."""
         with self._lock:
