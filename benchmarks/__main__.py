@@ -25,7 +25,7 @@ from benchmarks.run import CaseResult, run_case
 FOOTPRINT: Final = "footprint"
 
 #: Seconds of the timed part of a measurement, and rounds.
-QUICK = (0.5, 3)
+QUICK = (0.4, 3)
 FULL = (1.0, 5)
 
 
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="PATTERN", help="cases whose name has this regular expression")
     parser.add_argument("--peers", default="", metavar="A,B", help="these peers only, and what they are compared with")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each case (3; full: 5)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement, at most (0.5; full: 1)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement, at most (0.4; full: 1)")
     parser.add_argument("--messages", type=int, metavar="N", help="at most so many a measurement: to try the rig")
     parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="measure here, and make no file systems (which takes root)"
