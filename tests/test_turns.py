@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maildir_async.turns import TOLD_A_TURN, Turns
+from maildir_async.turns import SHORT_TURN_S, TOLD_A_TURN, Turns
 from support import turns
 
 MANY = 4 * TOLD_A_TURN - 3
@@ -27,7 +27,8 @@ class Bench:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.handed_over: list[list[Any]] = []
-        self.turns = Turns(self.handed_over.append)
+        self.now = 0.0  # which is the time for as long as nobody takes any
+        self.turns = Turns(self.handed_over.append, clock=lambda: self.now)
         self.told = [0]
         self.tasks: list[asyncio.Task[None]] = []
         self.counter = asyncio.create_task(self._count())
@@ -75,6 +76,30 @@ async def test_outcomes_come_a_few_in_a_turn_and_what_follows_goes_together(coun
     assert sum(told) == count
     assert len(told) == -(-count // TOLD_A_TURN)
     assert bench.numbers() == [list(range(count))]
+    bench.close()
+
+
+@pytest.mark.parametrize("turn_s", [SHORT_TURN_S / 2, SHORT_TURN_S])
+async def test_who_takes_long_turns_does_not_take_one_for_each_few(turn_s: float) -> None:
+    """Past the first few all are told in one turn, on a loop with long ones, and hand over no later than the first."""
+    bench = Bench()
+
+    async def take_time() -> None:
+        while True:
+            await asyncio.sleep(0)
+            bench.now += turn_s
+
+    taking = asyncio.create_task(take_time())
+    entries = [bench.entry(number) for number in range(MANY)]
+    await turns(3)
+    bench.turns.tell(entries)
+    await turns()
+    told = [number for number in bench.told if number]
+    assert told == (
+        [TOLD_A_TURN, MANY - TOLD_A_TURN] if turn_s >= SHORT_TURN_S else [*[TOLD_A_TURN] * 3, MANY % TOLD_A_TURN]
+    )
+    assert bench.numbers() == [list(range(MANY))]
+    taking.cancel()
     bench.close()
 
 
