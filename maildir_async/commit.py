@@ -28,7 +28,7 @@ from maildir_async.crew import Crew
 from maildir_async.delegation import Delegation
 from maildir_async.disk import syncfs_tells_errors
 from maildir_async.donation import Donation
-from maildir_async.entry import Entry
+from maildir_async.entry import Entry, families
 from maildir_async.errors import AppendError
 from maildir_async.rounds import Rest, Round
 from maildir_async.tmpfile import TmpFile, discard_all
@@ -174,8 +174,7 @@ class GroupCommit:
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""
-        loop = entry.loop
-        if self._delegation is not None and (channel := self.channel(loop, entry.tmpfile)) is not None:
+        if self._delegation is not None and (channel := self.channel(entry.loop, entry.tmpfile)) is not None:
             channel.submit(entry)
             return
         self._turns.submit(entry)
@@ -228,7 +227,7 @@ class GroupCommit:
                 entry.take()
         for entry in entries:
             entry.fail(AppendError(f"no worker thread could be started: {exc}", errno=errno.EAGAIN, stage="queue"))
-        self._settle([member for entry in entries for member in entry.family])
+        self._settle(families(entries))
 
     def _lead(self, round_: Round | None = None) -> None:
         """Take batches to the disk until none is waiting. Runs in one worker thread at a time."""
@@ -236,8 +235,7 @@ class GroupCommit:
             self._take_rounds(round_)
         except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
             with self._lock:
-                batch = [member for entry in self._batch for member in entry.family]
-                failed = self._round.entries if self._round is not None else batch
+                failed = self._round.entries if self._round is not None else families(self._batch)
                 self._round, self._batch = None, []
                 self._leading = bool(self._queue)
             for entry in failed:

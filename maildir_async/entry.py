@@ -15,7 +15,7 @@ from maildir_async.errors import MaildirError, UncertainAppendError, append_erro
 from maildir_async.names import key_of
 from maildir_async.tmpfile import TmpFile
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "families"]
 
 
 class Directory(Protocol):
@@ -252,3 +252,8 @@ class Entry:
             self.record(self)
         except BaseException as exc:  # a mistake of ours, by which nobody else may lose his answer
             threading.excepthook(threading.ExceptHookArgs((type(exc), exc, None, threading.current_thread())))
+
+
+def families(entries: Iterable[Entry]) -> list[Entry]:
+    """Return *entries*, each followed by the links to it."""
+    return [member for entry in entries for member in entry.family]

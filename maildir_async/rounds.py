@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from maildir_async.delivered import Durability
 from maildir_async.disk import Disk
-from maildir_async.entry import Entry
+from maildir_async.entry import Entry, families
 from maildir_async.syncs import Syncs, call_side_by_side
 from maildir_async.target import Files, Target, by_file_system, sync_now
 
@@ -161,7 +161,7 @@ class Round:
         self._patience_s = patience_s
         self._left_behind = left_behind
         # Without those left behind. A link comes after what it is a link to, which takes it along.
-        self.entries = [member for entry in entries for member in entry.family]
+        self.entries = families(entries)
         self._targets: dict[str, Target] = {}
         self._number = 0
         self.step: Step | None = Step(self._write, entries)  # None: it is over
@@ -232,7 +232,7 @@ class Round:
             return item.entries
         for entry in item.entries:
             _publish_alone(entry)
-        return [member for entry in item.entries for member in entry.family]
+        return families(item.entries)
 
     def _drop(self, behind: Iterable[Item]) -> None:
         gone: set[Entry] = set()

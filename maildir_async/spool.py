@@ -180,7 +180,6 @@ class Spool:
 
 def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
     commit.stream_over(tmpfile)
-    with contextlib.suppress(
-        RuntimeError
-    ):  # no thread to be had: the end of the interpreter, which discards all there is
+    # No thread to be had: the end of the interpreter, which discards all there is.
+    with contextlib.suppress(RuntimeError):
         commit.stream_crew.run(tmpfile.discard)
