@@ -4,9 +4,6 @@ When ``await maildir.append(message)`` returns, the message survives a power cut
 disk; and concurrent deliveries share their disk syncs.
 """
 
-from maildir_async.append import AppendTask
-from maildir_async.commit import GroupCommit
-from maildir_async.delivered import Delivered, Durability
 from maildir_async.errors import (
     AppendError,
     BusyError,
@@ -15,9 +12,12 @@ from maildir_async.errors import (
     NotAMaildirError,
     UncertainAppendError,
 )
-from maildir_async.fan_out import Outcome, deliver
-from maildir_async.maildir import Maildir
-from maildir_async.producers import Consumer, PullProducer, PushProducer, as_producer
+from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.fan_out import Outcome, deliver
+from maildir_async.mailbox.maildir import Maildir
+from maildir_async.receive.producers import Consumer, PullProducer, PushProducer, as_producer
+from maildir_async.receive.task import AppendTask
 
 __all__ = [
     "AppendError",

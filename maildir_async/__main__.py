@@ -2,7 +2,7 @@
 
 import sys
 
-from maildir_async.cli import main
+from maildir_async.command.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

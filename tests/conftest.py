@@ -15,8 +15,8 @@ import pytest
 from blockbuster import BlockBusterFunction
 
 import maildir_async
-from maildir_async.disk import PosixDisk
-from maildir_async.tmpfile import in_use
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.tmpfile import in_use
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from hypothesis import settings
 
-from maildir_async.names import UniqueNames
+from maildir_async.format.names import UniqueNames
 
 T = TypeVar("T")
 

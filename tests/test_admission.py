@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.admission import Admission, Place
+from maildir_async.commit.admission import Admission, Place
 from support import reproducible
 
 

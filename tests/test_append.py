@@ -26,8 +26,8 @@ from maildir_async import (
     MessageTooLargeError,
     UncertainAppendError,
 )
-from maildir_async.spool import CHUNK_SIZE
-from maildir_async.states import State
+from maildir_async.format.states import State
+from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, tree, turns, wire_size
 

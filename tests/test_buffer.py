@@ -3,7 +3,7 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.buffer import GATHERED, SMALL, Buffer, frozen
+from maildir_async.receive.buffer import GATHERED, SMALL, Buffer, frozen
 from support import reproducible
 
 

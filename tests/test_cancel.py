@@ -13,7 +13,7 @@ import pytest
 
 from look import Look, chunks_of, descriptors
 from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
-from maildir_async.states import State
+from maildir_async.format.states import State
 from maildir_async.testing import Fault, FaultDisk
 
 SHORT = b"Subject: short\n\nbody\n"

@@ -16,7 +16,7 @@ import pytest
 
 import maildir_async
 from look import until
-from maildir_async.cli import SIGNALS
+from maildir_async.command.main import SIGNALS
 
 MESSAGE = b"From: alice@example.com\r\nSubject: command\n\nbody \xff\x00\r\nno line end"
 BIG = bytes(range(256)) * 8192  # 2 MiB: several chunks, so there is a file in tmp/ long before the end
@@ -287,8 +287,9 @@ def test_a_full_disk_exits_with_75(size: int, tiny_disk: Path) -> None:
 
 def patched(patch: str) -> list[str]:
     """Return the command with some of its parts replaced."""
-    imports = "import errno, os, signal, stat, sys, maildir_async.cli\nfrom maildir_async.disk import PosixDisk\n"
-    return [sys.executable, "-c", f"{imports}{patch}\nsys.exit(maildir_async.cli.main())"]
+    imports = "import errno, os, signal, stat, sys, maildir_async.command.main\n"
+    imports += "from maildir_async.disk.posix import PosixDisk\n"
+    return [sys.executable, "-c", f"{imports}{patch}\nsys.exit(maildir_async.command.main.main())"]
 
 
 FAILING_DIRECTORY_SYNC = """
@@ -314,7 +315,7 @@ def test_an_uncertain_delivery_exits_with_75_and_names_the_file(tmp_path: Path) 
 
 def test_an_unforeseen_exception_exits_with_75(tmp_path: Path) -> None:
     """A defect of ours is one line and 75 too, never Python's own exit code 1, after which the mail is bounced."""
-    patch = "def broken(*a, **k): raise ZeroDivisionError('a defect')\nmaildir_async.cli.AppendTask = broken"
+    patch = "def broken(*a, **k): raise ZeroDivisionError('a defect')\nmaildir_async.command.main.AppendTask = broken"
     done = run("deliver", tmp_path / "m", command=patched(patch))
 
     assert done.returncode == os.EX_TEMPFAIL

@@ -14,8 +14,8 @@ import pytest
 
 from look import Look, descriptors, until
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
+from maildir_async.disk.tmpfile import in_use
 from maildir_async.testing import Fault, FaultDisk
-from maildir_async.tmpfile import in_use
 
 
 async def test_what_is_asked_for_in_one_turn_is_one_batch(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def _child(path: Path, below: Path, writer: int) -> None:
 
 def test_idle_group_commit_has_no_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads end when there is nothing to do, and no descriptor stays open."""
-    monkeypatch.setattr("maildir_async.crew.IDLE_S", 0.05)
+    monkeypatch.setattr("maildir_async.disk.threads.IDLE_S", 0.05)
     commit = GroupCommit()
     maildir = Maildir(tmp_path / "m", commit=commit)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.content import NEWLINES, Content, check_newline, check_prefix
+from maildir_async.format.content import NEWLINES, Content, check_newline, check_prefix
 from support import reproducible
 
 Newline = Literal["keep", "lf", "crlf"]

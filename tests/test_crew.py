@@ -7,8 +7,8 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
-from maildir_async import crew as crew_module
-from maildir_async.crew import Crew
+from maildir_async.disk import threads as crew_module
+from maildir_async.disk.threads import Crew
 from support import forked
 
 NAME = "test-crew"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async import directories as directories_module
-from maildir_async.directories import Directories, identity_of, sync_directory
-from maildir_async.disk import Disk, PosixDisk
+from maildir_async.disk import directories as directories_module
+from maildir_async.disk.directories import Directories, identity_of, sync_directory
+from maildir_async.disk.posix import Disk, PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
 from support import reproducible, tree, umask

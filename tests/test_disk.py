@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maildir_async import disk as disk_module
-from maildir_async.disk import UNLINKABLE, UNSUPPORTED, Disk, PosixDisk, publish, write_all
+from maildir_async.disk import posix as disk_module
+from maildir_async.disk.posix import UNLINKABLE, UNSUPPORTED, Disk, PosixDisk, publish, write_all
 from maildir_async.testing import Fault, FaultDisk
 from support import umask
 

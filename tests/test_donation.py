@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from maildir_async import donation
-from maildir_async.donation import Donation
+from maildir_async.commit import donation
+from maildir_async.commit.donation import Donation
 
 
 class Looks:

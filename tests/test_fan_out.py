@@ -26,7 +26,7 @@ from maildir_async import (
     UncertainAppendError,
     deliver,
 )
-from maildir_async.fan_out import FanOut
+from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 from support import Gate, contents, turns
 

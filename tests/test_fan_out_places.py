@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from maildir_async import BusyError, GroupCommit, Maildir, Outcome, deliver
-from maildir_async.fan_out import FanOut
-from maildir_async.spool import CHUNK_SIZE
+from maildir_async.mailbox.fan_out import FanOut
+from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, forked, turns
 

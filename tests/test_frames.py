@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.frames import Decoder, encode
+from maildir_async.helper.protocol import Decoder, encode
 from support import reproducible
 
 _scalars = (

@@ -47,18 +47,18 @@ from maildir_async import (
     UncertainAppendError,
     helper,
 )
-from maildir_async.admission import Admission
-from maildir_async.channel import InFlight, Stream, error_from, error_to
-from maildir_async.content import Content
-from maildir_async.directories import Directories
-from maildir_async.disk import Disk, PosixDisk, write_all
-from maildir_async.entry import Entry
+from maildir_async.commit.admission import Admission
+from maildir_async.commit.entry import Entry
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import Disk, PosixDisk, write_all
+from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.errors import Stage
-from maildir_async.helper_process import HelperProcess
-from maildir_async.names import names_for
-from maildir_async.recovery import recover
+from maildir_async.format.content import Content
+from maildir_async.format.names import names_for
+from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
+from maildir_async.helper.process import HelperProcess
+from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from maildir_async.tmpfile import TmpFile
 from support import UNIQUE, Gate, children, forked, state_of, tree, turns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
@@ -82,7 +82,7 @@ def no_process_left() -> Iterator[None]:
 @pytest.fixture
 def no_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a helper that has died young there is another at once."""
-    monkeypatch.setattr("maildir_async.helper_process.BACK_OFF_S", (0.0, 0.0))
+    monkeypatch.setattr("maildir_async.helper.process.BACK_OFF_S", (0.0, 0.0))
 
 
 @asynccontextmanager
@@ -1148,7 +1148,7 @@ def test_it_cannot_be_started(
     tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where no helper can be started this process delivers, and does not try again for each message."""
-    monkeypatch.setattr("maildir_async.helper_process.BACK_OFF_S", (1000.0, 1000.0))
+    monkeypatch.setattr("maildir_async.helper.process.BACK_OFF_S", (1000.0, 1000.0))
     started = tmp_path / "started"
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\necho >> {started}\nexit 1\n")

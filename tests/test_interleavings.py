@@ -13,8 +13,8 @@ import pytest
 
 from look import Look, descriptors, until
 from maildir_async import AppendError, AppendTask, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
-from maildir_async.index import Index
-from maildir_async.rounds import Round
+from maildir_async.commit.rounds import Round
+from maildir_async.mailbox.index import Index
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 CHUNK = 512 * 1024
@@ -139,7 +139,7 @@ def test_fork_while_an_index_is_locked(tmp_path: Path) -> None:
 
 def test_cancelled_stream_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the system gives no thread to remove its file, a cancelled stream is settled all the same, and tmp/ empty."""
-    monkeypatch.setattr("maildir_async.crew.IDLE_S", 0.02)
+    monkeypatch.setattr("maildir_async.disk.threads.IDLE_S", 0.02)
     disk = CrashDisk()  # there is nowhere to remove the file but on the loop, to which the bench would object
 
     def no_thread(thread: threading.Thread) -> None:

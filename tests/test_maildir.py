@@ -29,7 +29,7 @@ from maildir_async import (
     NotAMaildirError,
     UncertainAppendError,
 )
-from maildir_async.names import UniqueNames
+from maildir_async.format.names import UniqueNames
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, tree, turns
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.names import FLAGS, HOST_MAX, UniqueNames, check_flags, file_name, key_of, names_for
+from maildir_async.format.names import FLAGS, HOST_MAX, UniqueNames, check_flags, file_name, key_of, names_for
 from support import UNIQUE, forked, reproducible
 
 

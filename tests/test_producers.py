@@ -35,7 +35,7 @@ from maildir_async import (
     PushProducer,
     as_producer,
 )
-from maildir_async.spool import CHUNK_SIZE
+from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.testing import check_pull_producer, check_push_producer
 from support import contents, turns, wire_size
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from look import until
-from maildir_async.entry import Entry
-from maildir_async.rounds import LOOKS, Rest, Round, Step, Syncing
-from maildir_async.syncs import Outcome
+from maildir_async.commit.entry import Entry
+from maildir_async.commit.rounds import LOOKS, Rest, Round, Step, Syncing
+from maildir_async.disk.syncs import Outcome
 
 SHORT_S = 0.004  # a patience that is soon over: what is tested does not depend on when
 LONG_S = 60.0

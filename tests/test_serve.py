@@ -776,7 +776,7 @@ def test_bad_users_are_told_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("module", "extra"), [("aiosmtpd", "smtp"), ("prometheus_client", "metrics")])
 def test_a_missing_extra_is_told(module: str, extra: str) -> None:
     """Without aiosmtpd, or for metrics prometheus_client, one line says what to install; the exit code is 69."""
-    patch = f"import sys; sys.modules[{module!r}] = None; from maildir_async.cli import main; sys.exit(main())"
+    patch = f"import sys; sys.modules[{module!r}] = None; from maildir_async.command.main import main; sys.exit(main())"
     arguments = ["serve", "--lmtp", "127.0.0.1:0", "--layout", "/srv/{user}", "--metrics", "127.0.0.1:0"]
     done = subprocess.run(
         [sys.executable, "-c", patch, *arguments],

@@ -1,6 +1,6 @@
 import pytest
 
-from maildir_async.states import TRANSITIONS, Event, IllegalEventError, State, next_state
+from maildir_async.format.states import TRANSITIONS, Event, IllegalEventError, State, next_state
 
 # Written from the promises, not from the code: what may happen to a delivery that stands so, and where it stands then.
 TABLE = """

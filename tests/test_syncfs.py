@@ -13,7 +13,7 @@ import pytest
 
 from look import Look, chunks_of, descriptors
 from maildir_async import AppendError, AppendTask, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
-from maildir_async.disk import PosixDisk
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.testing import Call, CrashDisk, Fault, FaultDisk
 from support import Gate
 

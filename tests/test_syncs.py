@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from maildir_async import kernel_aio
-from maildir_async.crew import Crew
-from maildir_async.disk import PosixDisk
-from maildir_async.syncs import Syncs, call_side_by_side
+from maildir_async.disk import kernel_aio
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.syncs import Syncs, call_side_by_side
+from maildir_async.disk.threads import Crew
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="kernel AIO is Linux's")
 
@@ -155,7 +155,7 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     called = threading.Event()
-    monkeypatch.setattr("maildir_async.syncs._crew", Crew(8, "none"))
+    monkeypatch.setattr("maildir_async.disk.syncs._crew", Crew(8, "none"))
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert all_of(call_side_by_side([called.set, lambda: None])) == {0: None, 1: None}
     assert called.is_set()
@@ -210,7 +210,7 @@ def test_what_may_hang_for_ever_is_left_to_threads() -> None:
         pytest.skip("no tmpfs here to see it by")
     fds = [os.open("/dev/shm", os.O_RDONLY | os.O_DIRECTORY) for _ in range(3)]
     syncs = PosixDisk().start_syncs(fds)
-    assert type(syncs).__module__ == "maildir_async.syncs"
+    assert type(syncs).__module__ == "maildir_async.disk.syncs"
     assert all_of(syncs) == dict.fromkeys(range(3))
     for fd in fds:
         os.close(fd)
@@ -253,7 +253,7 @@ def test_the_kernel_is_asked(files: Callable[[int], list[int]]) -> None:
     fsync_all(files(1)).done(60)  # skips where it cannot
     if not os.major(os.fstat(files(1)[0]).st_dev):
         pytest.skip("the temporary directory is on no block device of its own: threads sync it")
-    assert type(PosixDisk().start_syncs(files(64))).__module__ == "maildir_async.kernel_aio"
+    assert type(PosixDisk().start_syncs(files(64))).__module__ == "maildir_async.disk.kernel_aio"
     synced: list[int] = []
 
     class Another(PosixDisk):

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from maildir_async.content import Content
-from maildir_async.delivered import Durability
-from maildir_async.directories import Directories
-from maildir_async.disk import Disk, PosixDisk
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import Disk, PosixDisk
+from maildir_async.disk.tmpfile import NAME_TRIES, SLICE, TmpFile, discard_all, in_use
 from maildir_async.errors import NotAMaildirError
-from maildir_async.names import UniqueNames
+from maildir_async.format.content import Content
+from maildir_async.format.delivered import Durability
+from maildir_async.format.names import UniqueNames
 from maildir_async.testing import Fault, FaultDisk
-from maildir_async.tmpfile import NAME_TRIES, SLICE, TmpFile, discard_all, in_use
 from support import UNIQUE, ListedNames, contents, forked, tree, umask
 
 MESSAGE = b"Subject: x\r\n\r\nbody\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maildir_async.content import check_prefix
+from maildir_async.format.content import check_prefix
 from maildir_async.smtp.trace import trace_headers
 from support import reproducible
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maildir_async.turns import SHORT_TURN_S, TOLD_A_TURN, Turns
+from maildir_async.commit.turns import SHORT_TURN_S, TOLD_A_TURN, Turns
 from support import turns
 
 MANY = 4 * TOLD_A_TURN - 3

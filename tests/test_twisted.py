@@ -22,9 +22,9 @@ import pytest
 
 from look import descriptors
 from maildir_async import AppendError, AppendTask, Delivered, Maildir, as_producer
-from maildir_async.names import UniqueNames
-from maildir_async.spool import CHUNK_SIZE
-from maildir_async.states import State
+from maildir_async.format.names import UniqueNames
+from maildir_async.format.states import State
+from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.testing import Call, Fault, FaultDisk, check_pull_producer, check_push_producer
 from support import UNIQUE, Gate, ListedNames, contents, forked, tree, turns
 

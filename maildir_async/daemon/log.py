@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from maildir_async.crew import Crew
+from maildir_async.disk.threads import Crew
 
 __all__ = ["Log", "LogHandler"]
 

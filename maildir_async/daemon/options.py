@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from maildir_async.content import Newline
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
-from maildir_async.delivered import Durability
+from maildir_async.format.content import Newline
+from maildir_async.format.delivered import Durability
 
 __all__ = ["Settings", "add_options", "settings_of"]
 

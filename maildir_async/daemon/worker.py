@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from maildir_async.commit import GroupCommit
-from maildir_async.crew import Crew
 from maildir_async.daemon.acceptor import Acceptor
 from maildir_async.daemon.board import Board
 from maildir_async.daemon.log import Log, LogHandler
@@ -21,10 +19,12 @@ from maildir_async.daemon.metrics import Counts, Metrics, NoMetrics, Tally
 from maildir_async.daemon.options import Settings
 from maildir_async.daemon.recipients import Recipients
 from maildir_async.daemon.sockets import Listener
+from maildir_async.disk.threads import Crew
+from maildir_async.group_commit import GroupCommit
+from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.smtp.handler import MaildirHandler
 from maildir_async.smtp.message import Receipt
 from maildir_async.smtp.streaming import StreamingLMTP, StreamingSMTP
-from maildir_async.spool import CHUNK_SIZE
 
 __all__ = ["GRACE_S", "Post", "work"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from maildir_async.errors import BusyError, MaildirError
-from maildir_async.maildir import Maildir
+from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.recipients import Resolver
 
 __all__ = ["Finder", "Recipient"]

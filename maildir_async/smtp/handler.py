@@ -10,13 +10,13 @@ from typing import Any, Final, NoReturn, Self, cast
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from maildir_async.commit import GroupCommit
-from maildir_async.content import Newline, check_newline
-from maildir_async.delivered import Durability
 from maildir_async.errors import BusyError, MaildirError
-from maildir_async.fan_out import FanOut
-from maildir_async.maildir import Maildir
-from maildir_async.options import DEADLINE, MessageOptions, check_deadline
+from maildir_async.format.content import Newline, check_newline
+from maildir_async.format.delivered import Durability
+from maildir_async.format.options import DEADLINE, MessageOptions, check_deadline
+from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.fan_out import FanOut
+from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
 from maildir_async.smtp.message import Client, MessageDelivery, Receipt

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from maildir_async.delivered import Delivered
-from maildir_async.fan_out import FanOut, Outcome
+from maildir_async.format.delivered import Delivered
+from maildir_async.mailbox.fan_out import FanOut, Outcome
 from maildir_async.smtp.finder import Recipient
 from maildir_async.smtp.replies import NOT_STORED, combined
 

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from maildir_async.crew import Crew
-from maildir_async.directories import SUBDIRECTORIES
+from maildir_async.disk.directories import SUBDIRECTORIES
+from maildir_async.disk.threads import Crew
 from maildir_async.smtp.addresses import Address, parse_address
 
 __all__ = ["AddressMap", "Layout", "MapFile", "Resolver", "UserFile"]

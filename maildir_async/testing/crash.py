@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
 
-from maildir_async.syncs import Syncs, call_side_by_side
+from maildir_async.disk.syncs import Syncs, call_side_by_side
 
 __all__ = ["CrashDisk"]
 

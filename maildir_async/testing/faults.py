@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, TypeVar
 
-from maildir_async.disk import Disk, PosixDisk
-from maildir_async.syncs import Syncs, call_side_by_side
+from maildir_async.disk.posix import Disk, PosixDisk
+from maildir_async.disk.syncs import Syncs, call_side_by_side
 
 __all__ = ["Call", "Fault", "FaultDisk"]
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
-from maildir_async.sources import BytesLike
+from maildir_async.receive.sources import BytesLike
 
 __all__ = ["check_pull_producer", "check_push_producer"]
 

@@ -1,0 +1,1 @@
+"""Group commit: whole messages share their syncs."""

@@ -1,0 +1,1 @@
+"""The file system, by blocking calls. No asyncio."""

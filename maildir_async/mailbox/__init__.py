@@ -1,0 +1,1 @@
+"""The mailbox: what most programs use."""

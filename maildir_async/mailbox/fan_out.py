@@ -1,0 +1,329 @@
+"""One message to several maildirs: written once for each file system, and hard-linked into the others there.
+
+The maildirs are grouped by file system. In each group the first that takes the message gets its file, synced once; the
+others get a link to it, and each directory is synced as ever. Where a link cannot be (too many of them, a file system
+that knows none, a boundary that its number did not show), the message is copied from that file. What becomes of one
+maildir is no other's concern.
+"""
+
+import asyncio
+import contextlib
+import errno
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Self, Unpack
+
+from maildir_async.commit.admission import Place
+from maildir_async.errors import AppendError, BusyError, MaildirError
+from maildir_async.format.content import check_prefix
+from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.format.options import MessageOptions
+from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.shared_file import SharedFile, Target, in_thread
+from maildir_async.receive.producers import source_error
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message, source_of
+from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.task import AppendTask, busy_error, cost_of
+
+__all__ = ["FanOut", "Outcome", "deliver"]
+
+#: From strong to weak: a file that one maildir wants synced is synced, whatever the others ask.
+_STRONGEST: Final = (Durability.FULL, Durability.FILE, Durability.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a message in one maildir. One of `delivered` and `error` is None.
+
+    Attributes:
+        maildir: which.
+        delivered: as `Maildir.append` returns it.
+        error: as `Maildir.append` raises it.
+
+    """
+
+    maildir: Maildir
+    delivered: Delivered | None
+    error: MaildirError | None
+
+
+async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[MessageOptions]) -> list[Outcome]:
+    """Deliver *message* to each of *maildirs*, and return one outcome for each, in their order.
+
+    On each file system it is written and synced once, and hard-linked into the other maildirs there: one file, with
+    the mode of the first of them. A thousand maildirs cost one write, a thousand links, and one batch of directory
+    syncs; among what a `GroupCommit` may have pending they are one delivery. Each outcome is as `Maildir.append` would
+    have it, independent of the others; if the source fails, all do.
+
+    A maildir that is given twice gets the message twice. On cancellation each has the message whole or not at all, and
+    nothing acts for it any more when this raises.
+
+    Args:
+        message: any that `Maildir.append` takes. It is read once.
+        maildirs: where to.
+        options: those of `Maildir.append`, for all of them; a *size_limit* or *durability* not given is the smallest
+            or the strongest of theirs.
+
+    Raises:
+        TypeError: *message*, or a chunk of it, is not bytes.
+        ValueError: an option is not valid.
+
+    """
+    check_message(message)
+    maildirs = list(maildirs)
+    for maildir in maildirs[:1]:
+        AppendTask(maildir, **options)  # raises what is wrong with the options
+    async with FanOut(maildirs, **options) as fan_out:
+        try:
+            await fan_out.open(cost_of(message))
+        except BusyError:
+            return await fan_out.finish()
+        source = source_of(message)
+        try:
+            while True:
+                chunk = source.read()
+                if inspect.isawaitable(chunk):
+                    chunk = await chunk
+                else:
+                    await asyncio.sleep(0)  # neither need give the loop a turn
+                if chunk is None:
+                    break
+                await fan_out.send(chunk)
+                if source.last:
+                    break
+        except Exception as exc:
+            failure = source_error(exc)
+            if not isinstance(failure, MaildirError):
+                raise failure from failure.__cause__
+            fan_out.fail(failure)
+        finally:
+            if (closing := source.close()) is not None:
+                await closing
+        return await fan_out.finish()
+
+
+class FanOut:
+    """A message on its way to several maildirs: fed with `send`, ended with `finish`, or given up with `abort`.
+
+    From `open` on until it is settled or given up it has a place among the pending deliveries of each `GroupCommit`;
+    all that is done for it shares that. As an async context manager it gives up when the block raises, and waits until
+    nothing acts for it any more.
+
+    Args:
+        maildirs: where to.
+        prefixes: what is stored before the message in each of them, instead of the option *prefix* for all. Those
+            that differ in it share no file.
+        options: as `deliver` has them. What is wrong with them is raised when the message begins to be stored.
+
+    """
+
+    def __init__(
+        self,
+        maildirs: Sequence[Maildir],
+        *,
+        prefixes: Sequence[bytes] | None = None,
+        **options: Unpack[MessageOptions],
+    ) -> None:
+        prefix = check_prefix(options.pop("prefix", b""))
+        if prefixes is None:
+            prefixes = [prefix] * len(maildirs)
+        else:
+            checked = {prefix: check_prefix(prefix) for prefix in set(prefixes)}
+            prefixes = [checked[prefix] for prefix in prefixes]
+        self._targets = [Target(maildir, prefix) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
+        limits = [maildir.size_limit for maildir in maildirs if maildir.size_limit is not None]
+        if options.get("size_limit") is None and limits:
+            options["size_limit"] = min(limits)
+        if options.get("durability") is None and maildirs:
+            options["durability"] = min((maildir.durability for maildir in maildirs), key=_STRONGEST.index)
+        self._options = options
+        #: What has come, until a file holds it: it may have to be given to another maildir than the first.
+        self._head: list[bytes] | None = []
+        self._head_size = 0
+        self._places: dict[GroupCommit, Place] | None = None
+        self._waiting: asyncio.Future[None] | None = None  # for one of them
+        self._groups: list[SharedFile] | None = None
+        self._over = False
+        self._refusal: MaildirError | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        self.abort()
+        await self._until_over()
+
+    async def open(self, cost: int = 2 * CHUNK_SIZE) -> None:
+        """Wait for a place among the pending deliveries. `send` and `finish` do so if nobody has.
+
+        `BusyError` if no `GroupCommit` has one, nor waits; that is the outcome for every maildir then. When this is
+        cancelled, or raises, it has none.
+
+        Args:
+            cost: bytes that the message may hold in memory; as many again for each further prefix.
+
+        """
+        if self._places is not None:
+            raise RuntimeError("it has been opened before")
+        self._places = {}
+        cost *= len({target.prefix for target in self._targets}) or 1
+        try:
+            # In the same order for all: of two messages for the same two, neither waits for what the other has.
+            for commit in sorted({target.maildir.commit for target in self._targets}, key=id):
+                if not self._over:
+                    await self._request_place(commit, cost)
+        except BaseException:
+            self.abort()
+            raise
+        if self._targets and not self._places and not self._over:
+            self.abort()
+            raise busy_error()
+
+    async def _request_place(self, commit: GroupCommit, cost: int) -> None:
+        loop = asyncio.get_running_loop()
+        place = commit.request_place(cost, loop, self._wake)
+        if place is None:
+            for target in self._targets:
+                if target.maildir.commit is commit:
+                    target.error = busy_error()
+            return
+        assert self._places is not None
+        self._places[commit] = place
+        while not (place.granted or self._over):  # it may be another place's grant that wakes this
+            self._waiting = loop.create_future()
+            await self._waiting
+
+    async def send(self, data: BytesLike) -> None:
+        """Take a chunk, and wait while the disk is behind. What fails is told by `finish`, and the rest is ignored.
+
+        TypeError for a chunk that is not bytes.
+        """
+        check_chunk(data)
+        await self._open_if_not_yet()
+        if self._over:
+            return
+        chunk = data if isinstance(data, bytes) else bytes(data)
+        if self._head is not None:
+            self._head.append(chunk)
+            self._head_size += len(chunk)
+        if self._groups is None:
+            if self._head_size > CHUNK_SIZE:
+                await self._begin(whole=False)
+            return
+        for group in self._groups:
+            await group.send(chunk, self._head)
+        if not any(group.needs_head for group in self._groups):
+            self._head = None
+
+    def fail(self, exc: MaildirError) -> None:
+        """Refuse the message: *exc* is the outcome for every maildir. Too late after `finish`."""
+        self._refusal = exc
+        self.abort()
+
+    def abort(self) -> None:
+        """Give up. Never waits: what has been written is removed by worker threads. Too late after `finish`."""
+        self._over = True
+        for group in self._groups or ():
+            group.cancel()
+        self._release_places()
+
+    async def finish(self) -> list[Outcome]:
+        """The message is whole: return when each maildir has its outcome: an error, if it has been given up.
+
+        When this is cancelled, what can still be is given up, and `outcomes` tells what has become of the message by
+        the time that the cancellation is raised: it may have been too late.
+        """
+        failure: BaseException | None = None
+        try:
+            await self._settle()
+        except (Exception, asyncio.CancelledError) as exc:
+            failure = exc
+        self.abort()
+        await self._until_over()
+        if failure is not None:
+            raise failure
+        return self.outcomes()
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what has become of the message in each maildir, when `finish` has returned or raised."""
+
+        def error(target: Target) -> MaildirError:
+            return self._refusal or target.error or _given_up(target)
+
+        return [
+            Outcome(target.maildir, target.delivered, None if target.delivered else error(target))
+            for target in self._targets
+        ]
+
+    async def _settle(self) -> None:
+        await self._open_if_not_yet()
+        if self._over:
+            return
+        if self._groups is None:
+            await self._begin(whole=True)
+        for group in self._groups or ():
+            group.end()
+        for group in self._groups or ():
+            await group.settle(self._head)
+
+    async def _until_over(self) -> None:
+        """Return when nothing acts for the message any more: all of it, also when this is cancelled meanwhile."""
+        interrupted: asyncio.CancelledError | None = None
+        for group in self._groups or ():
+            try:
+                await group.until_over()
+            except asyncio.CancelledError as exc:
+                interrupted = exc
+        if interrupted is not None:
+            raise interrupted
+
+    async def _open_if_not_yet(self) -> None:
+        if self._places is None and not self._over:
+            with contextlib.suppress(BusyError):  # which is the outcome
+                await self.open()
+
+    def _release_places(self) -> None:
+        for place in (self._places or {}).values():
+            place.release()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `open` go on, which has a place now, or needs none any more."""
+        if self._waiting is not None and not self._waiting.done():
+            with contextlib.suppress(RuntimeError):  # a closed loop, which runs nobody that waits
+                self._waiting.set_result(None)
+
+    async def _begin(self, *, whole: bool) -> None:
+        """Have the first maildir of each group take what has come."""
+        assert self._places is not None
+        targets = [target for target in self._targets if target.maildir.commit in self._places]
+        keys: Sequence[object] = [target.maildir.commit for target in targets]
+        if len({target.prefix for target in targets}) < len(targets):
+            maildirs = [target.maildir for target in targets]
+            keys = await in_thread(maildirs[0], partial(_keys, maildirs))
+        if self._over:  # given up meanwhile
+            return
+        by_key: dict[object, list[Target]] = {}
+        for key, target in zip(keys, targets, strict=True):
+            by_key.setdefault((key, target.prefix), []).append(target)
+        self._groups = [
+            SharedFile(group, self._places[group[0].maildir.commit], self._options) for group in by_key.values()
+        ]
+        for group in self._groups:
+            group.begin(self._head or [], whole=whole)
+
+
+def _given_up(target: Target) -> MaildirError:
+    text = f"{target.maildir.path}: the delivery was given up"
+    return AppendError(text, errno=errno.ECANCELED, stage="receive")
+
+
+def _keys(maildirs: Sequence[Maildir]) -> list[object]:
+    """Return for each what those have in common that can share a file. Blocks."""
+    return [
+        (maildir.directories.disk, maildir.commit, maildir.file_mode, maildir.directories.device())
+        for maildir in maildirs
+    ]

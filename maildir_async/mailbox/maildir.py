@@ -1,0 +1,409 @@
+"""The mailbox: what most programs use."""
+
+import asyncio
+import errno
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
+
+import anyio
+
+from maildir_async.commit.entry import Entry
+from maildir_async.commit.waiting import run_in_thread
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import Disk, PosixDisk
+from maildir_async.disk.tmpfile import in_use
+from maildir_async.errors import MaildirError, UncertainAppendError, append_error
+from maildir_async.format.content import Newline
+from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.format.names import UniqueNames, names_for
+from maildir_async.format.options import DEADLINE, AppendOptions, MessageOptions, check_durability, check_size_limit
+from maildir_async.format.states import State
+from maildir_async.group_commit import GroupCommit, default_commit
+from maildir_async.helper.channel import in_use_by_helpers
+from maildir_async.mailbox.index import Index
+from maildir_async.mailbox.many import settle_many
+from maildir_async.receive.sources import check_message
+from maildir_async.receive.task import AppendTask, busy_error
+
+__all__ = ["Maildir", "MaildirStatistics"]
+
+T = TypeVar("T")
+
+CLEAN_AGE: Final = timedelta(hours=36)  # "unchanged for 36 hours": the Maildir page
+CONCURRENCY: Final = 64
+_posix: Final = PosixDisk()
+
+
+@dataclass(frozen=True, slots=True)
+class MaildirStatistics:
+    """What has become of the messages given to one `Maildir` object.
+
+    Attributes:
+        in_flight: started, not settled.
+        delivered: delivered as durably as asked for.
+        uncertain: visible, but their directory could not be synced.
+        failed: refused or failed before they were visible; cancelled ones too.
+        bytes_stored: bytes of the delivered ones.
+
+    """
+
+    in_flight: int
+    delivered: int
+    uncertain: int
+    failed: int
+    bytes_stored: int
+
+
+class Maildir:
+    """A maildir to deliver to. Making this object touches nothing and needs no loop.
+
+    One object may be used from any number of event loops and threads at once, and any number of objects may stand
+    for the same directory. As an async context manager it waits for its deliveries on leaving (`aclose`).
+
+    Args:
+        path: the directory that holds ``tmp``, ``new`` and ``cur``. A relative one is taken from where the process
+            stands now.
+        create: whether to make it, or what is missing of it, when the first message comes.
+        durability: what messages survive when `append` returns; `Durability.FULL`, unless told to be weaker.
+        commit: the `GroupCommit` to share syncs in; the process's own by default.
+        file_mode: permission bits of message files, whatever the umask.
+        size_limit: bytes of the largest message taken, or None.
+        hostname: the last part of file names; the machine's name by default.
+        names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
+        disk: the system calls, for tests: see `maildir_async.testing`.
+
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        durability: Durability = Durability.FULL,
+        commit: GroupCommit | None = None,
+        file_mode: int = 0o600,
+        size_limit: int | None = None,
+        hostname: str | None = None,
+        names: UniqueNames | None = None,
+        disk: Disk = _posix,
+    ) -> None:
+        path = os.fspath(path)
+        if not isinstance(path, str):
+            raise TypeError(f"path must be str or os.PathLike[str], not {type(path).__name__}")
+        if not path or "\0" in path:
+            raise ValueError(f"not a path: {path!r}")
+        if file_mode & ~0o666:
+            raise ValueError(f"file_mode must be read and write bits only, not {file_mode:#o}")
+        if names is not None and hostname is not None:
+            raise ValueError("names brings its own hostname")
+        self.directories = Directories(os.path.abspath(path), disk=disk, create=create)
+        self.names = names or names_for(hostname)
+        self.durability = check_durability(durability)
+        self.file_mode = file_mode
+        self.size_limit = check_size_limit(size_limit)
+        self._commit = commit
+        self._closed = False
+        self._tasks: weakref.WeakSet[AppendTask] | None = None
+        self._indexes: weakref.WeakSet[Index] | None = None
+        self._closing: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._delivered = self._uncertain = self._failed = self._bytes_stored = 0
+
+    @property
+    def path(self) -> str:
+        """Its absolute path."""
+        return self.directories.path
+
+    @property
+    def commit(self) -> GroupCommit:
+        """The `GroupCommit` it shares syncs in."""
+        return self._commit or default_commit()
+
+    def __repr__(self) -> str:
+        return f"Maildir({self.path!r}, durability={self.durability})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def create(self) -> None:
+        """Make the maildir, or what is missing of it, with mode 0700, durably, whatever ``create=`` said.
+
+        It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
+        a directory, `AppendError` (stage ``create``) for what the system says.
+        """
+        await self._in_thread(self.directories.make)
+
+    async def check_room(self, size: int = 0) -> None:
+        """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
+
+        `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
+        `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
+        """
+        if self.commit.is_full and not self.commit.waits:
+            raise busy_error()
+        await self._in_thread(partial(self.directories.check_room, size))
+
+    async def append(
+        self,
+        message: Any,
+        *,
+        flags: str = "",
+        received_at: datetime | float | None = None,
+        prefix: bytes = b"",
+        newline: Newline = "keep",
+        durability: Durability | None = None,
+        size_limit: int | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        deadline: timedelta = DEADLINE,
+    ) -> Delivered:
+        """Deliver *message*; return when it is whole in ``new/`` and as durable as asked for.
+
+        On error the maildir is as it was, except after `UncertainAppendError`: then the message is visible. On
+        cancellation it is as it was or the message is there, whole; nothing acts for it any more when this raises.
+
+        Args:
+            message: bytes-like; an `email.message.Message`; a binary file, which is read in a worker thread from
+                where it stands and is not closed; anything with an async ``read(n)``; an anyio byte stream; an
+                iterable or async iterable of bytes-like chunks. Never more than a few chunks of it are in memory.
+            flags: letters out of DFPRST. With any, it goes to ``cur/``, which mail readers take as seen before.
+            received_at: what to set the file's mtime to (IMAP's INTERNALDATE); the time of delivery if None.
+            prefix: whole header lines to store before the message, each ended by LF or CRLF.
+            newline: ``keep`` the bytes as given; store ``lf`` or ``crlf`` line ends. Applies to *prefix* too.
+            durability: another level than the maildir's.
+            size_limit: another limit than the maildir's: bytes as given, without *prefix*.
+            on_progress: called on the loop with the bytes stored so far, now and then, and when all are.
+            deadline: how long the message may take to be received.
+
+        Raises:
+            TypeError: *message*, or a chunk of it, is not bytes.
+            ValueError: an option is not valid.
+            NotAMaildirError: there is no maildir, and none may be made.
+            MessageTooLargeError: it passes the limit. If the size is known, nothing has been written.
+            BusyError: too much is pending, and the `GroupCommit` was built not to wait.
+            UncertainAppendError: it is visible, but a power cut may still lose it.
+            AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
+
+        """
+        return await AppendTask(
+            self,
+            _existing_message(message),
+            flags=flags,
+            received_at=received_at,
+            prefix=prefix,
+            newline=newline,
+            durability=durability,
+            size_limit=size_limit,
+            on_progress=on_progress,
+            deadline=deadline,
+        )
+
+    def open_append(self, **options: Unpack[AppendOptions]) -> AppendTask:
+        """Return an `AppendTask` to feed by hand, as an async context manager.
+
+        ::
+
+            async with maildir.open_append() as task:
+                await task.send(chunk)
+            print(task.future.result())
+
+        Leaving the block commits, and raises as `append` does; an exception in the block aborts. Options as `append`.
+        """
+        return AppendTask(self, **options)
+
+    @overload
+    async def append_many(
+        self,
+        messages: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = ...,
+        on_progress: Callable[[int, int | None, int], object] | None = ...,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[MessageOptions],
+    ) -> list[Delivered]: ...
+    @overload
+    async def append_many(
+        self,
+        messages: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = ...,
+        on_progress: Callable[[int, int | None, int], object] | None = ...,
+        return_exceptions: Literal[True],
+        **options: Unpack[MessageOptions],
+    ) -> list[Delivered | Exception]: ...
+    async def append_many(
+        self,
+        messages: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int = CONCURRENCY,
+        on_progress: Callable[[int, int | None, int], object] | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[MessageOptions],
+    ) -> "list[Delivered] | list[Delivered | Exception]":
+        """Deliver *messages*, several at a time, and return what became of them in the order given.
+
+        Each is delivered, or not, by itself: one that fails stops no other. When all are settled, the exception of the
+        first (in the order given) that failed is raised; with *return_exceptions* it stands in that message's place.
+        If this is cancelled, or *messages* itself raises, no further message is begun, and those in flight end as
+        cancelled appends do.
+
+        Args:
+            messages: any that `append` takes, in an iterable or async iterable, which is read as needed.
+            concurrency: how many are in flight at once. More of them share each sync.
+            on_progress: called on the loop with messages settled, messages in all (None if not known) and bytes stored.
+            return_exceptions: see above.
+            options: those of `append`, for every message.
+
+        """
+        settled = await settle_many(
+            lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
+        )
+        if not return_exceptions:
+            for outcome in settled:
+                if isinstance(outcome, Exception):
+                    raise outcome
+        return settled
+
+    async def index(self) -> Index:
+        """Return a live list: the messages that exist, then each one that this object delivers from now on.
+
+        An object whose index nobody holds keeps no list. A maildir that does not exist yet has no messages, unless
+        it may not be made: `NotAMaildirError`.
+        """
+        index = Index()
+        with _bookkeeping:
+            if self._indexes is None:
+                self._indexes = weakref.WeakSet()
+            self._indexes.add(index)
+        await self._in_thread(lambda: index.load(self.directories.messages()))
+        return index
+
+    async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
+        """Remove what deliveries that were killed have left in ``tmp/``, and return the paths removed.
+
+        Only regular files whose ctime is older than *older_than*, and none that this process is writing to. Less than
+        36 hours is safe only where nothing else delivers to this maildir.
+        """
+        age = older_than.total_seconds()
+        if age < 0:
+            raise ValueError(f"older_than must not be negative: {older_than}")
+        return await self._in_thread(lambda: self.directories.clean_tmp(age, in_use() | in_use_by_helpers()))
+
+    def statistics(self) -> MaildirStatistics:
+        """Return what has become of the messages given to this object. Never waits."""
+        return MaildirStatistics(
+            in_flight=len(self._live_tasks()),
+            delivered=self._delivered,
+            uncertain=self._uncertain,
+            failed=self._failed,
+            bytes_stored=self._bytes_stored,
+        )
+
+    async def aclose(self) -> None:
+        """Take no more messages (`MaildirError`), and return when those in flight, on any loop, are settled.
+
+        A message that somebody is still feeding is waited for. Cancelling this stops the waiting, not the deliveries.
+        """
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        while self._live_tasks():
+            drained: asyncio.Future[None] = loop.create_future()
+            self._closing.append((loop, drained))
+            # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
+            await asyncio.wait([drained], timeout=1.0)
+
+    # What an AppendTask needs (maildir_async.receive.task.Mailbox).
+
+    def begun(self, task: AppendTask) -> None:
+        """Learn of a task that starts."""
+        if self._closed:
+            raise MaildirError(f"{self.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
+        with _bookkeeping:
+            if self._tasks is None:
+                self._tasks = weakref.WeakSet()
+            self._tasks.add(task)
+
+    def ended(self, task: AppendTask) -> None:
+        """Learn of a task that is settled."""
+        with _bookkeeping:
+            if self._tasks is not None:
+                self._tasks.discard(task)
+            if task.state is State.ABORTED:
+                self._failed += 1
+            closing = self._closing
+            if not closing or self._tasks:
+                return
+            self._closing = []
+        for loop, drained in closing:
+            try:
+                loop.call_soon_threadsafe(partial(_resolve, drained))
+            except RuntimeError:
+                continue  # that loop is closed: nobody waits there
+
+    def record(self, entry: Entry) -> None:
+        """Learn of an outcome, in a worker thread, in the order of publication."""
+        with _bookkeeping:
+            if isinstance(entry.error, UncertainAppendError):
+                self._uncertain += 1
+            if entry.delivered is None:
+                return
+            self._delivered += 1
+            self._bytes_stored += entry.delivered.size
+            indexes = _members(self._indexes)
+        for index in indexes:
+            index.append(entry.delivered)
+
+    def _live_tasks(self) -> list[AppendTask]:
+        with _bookkeeping:
+            return [task for task in _members(self._tasks) if not task.is_orphan]
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        outcome = run_in_thread(asyncio.get_running_loop(), self.commit.stream_crew, call)
+        try:
+            with anyio.CancelScope(shield=True):
+                await outcome
+        except OSError as exc:
+            raise append_error(exc, path=self.path, stage="create") from exc
+        return outcome.result()
+
+
+def _existing_message(message: Any) -> Any:
+    if message is None:  # which an AppendTask takes, to be fed by hand
+        check_message(message)
+    return message
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _members(weak: "weakref.WeakSet[T] | None") -> list[T]:
+    while True:
+        try:
+            return list(weak or ())
+        except RuntimeError:  # the garbage collector came, and with it a task's end: see _bookkeeping
+            continue
+
+
+# Counts, sets of tasks and indexes, of all maildirs: held for moments only. The garbage collector may come meanwhile,
+# throw a delivery away whose loop is gone, and so come back here in the same thread.
+_bookkeeping = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _bookkeeping
+    _bookkeeping = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

@@ -1,0 +1,185 @@
+"""What a delivery has received: a chunk in memory, and the rest in its file in ``tmp/``.
+
+A worker-thread file handle writes one chunk while the next is being received. A message no longer than one chunk never
+touches the disk here: it goes to group commit as it is. On the loop's thread only.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from weakref import finalize
+
+from maildir_async.commit.entry import Entry
+from maildir_async.commit.waiting import open_handle, run_in_thread
+from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.group_commit import GroupCommit
+from maildir_async.receive.buffer import Buffer
+
+__all__ = ["CHUNK_SIZE", "Spool"]
+
+Chunks = list[bytes | bytearray | memoryview]
+
+#: Bytes gathered before they are written. A stream holds two such chunks: one being written, one being received.
+CHUNK_SIZE: Final = 512 * 1024
+
+#: The same for a message that is large already, while there are few streams: 0.85 of plain C's rate where the other has
+#: 0.75, for twice the memory.
+LARGE_CHUNK_SIZE: Final = 2**20
+LARGE_FROM: Final = 8 * 2**20
+FEW_STREAMS: Final = 4
+
+
+class Spool:
+    """Gathers and writes one message.
+
+    Args:
+        loop: the delivery's.
+        tmpfile: where it is written.
+        commit: whose threads write.
+        written: told whenever a chunk has been, and there is room for another.
+        failed: told what went wrong, or that the writing task was cancelled.
+        quiet: told whenever a task or thread of this has ended.
+
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tmpfile: TmpFile,
+        commit: GroupCommit,
+        written: Callable[[], object],
+        failed: Callable[[BaseException], object],
+        quiet: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._tmpfile = tmpfile
+        self._commit = commit
+        self._written = written
+        self._failed = failed
+        self._quiet = quiet
+        self._buffer = Buffer()
+        self._next: deque[Chunks] = deque()  # one whole chunk at most: what the thread writes after the one in hand
+        self._next_size = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._handle: Any = None  # from aiofiles
+        self._abandoned: finalize[..., Any] | None = None  # discards the file if this is thrown away
+        self._discarding: asyncio.Future[str | None] | None = None
+        self._discarded = False
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory that are not being written yet."""
+        return self._buffer.size + (self._next_size if self._next else 0)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may come: a chunk is not whole yet."""
+        return self.size < self._chunk_size
+
+    @property
+    def _chunk_size(self) -> int:
+        is_large = self._tmpfile.content.size >= LARGE_FROM and self._commit.streams <= FEW_STREAMS
+        return LARGE_CHUNK_SIZE if is_large else CHUNK_SIZE
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task or thread is at work on the file."""
+        return self._writing is not None or (self._discarding is not None and not self._discarding.done())
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take bytes that do not change any more."""
+        self._buffer.add(data)
+
+    def write_out(self) -> None:
+        """Have a whole chunk, if there is one, written: now, or by the thread that is at it when it has done that."""
+        if self._discarded:
+            return
+        if self._buffer.size >= self._chunk_size and not self._next:
+            self._next_size = self._buffer.size
+            self._next.append(self._buffer.take())
+        if self._next and self._writing is None:
+            self._writing = writing = self._loop.create_task(self._write(self._next.popleft()))
+            writing.add_done_callback(self._wrote)
+
+    def take_rest(self) -> Chunks:
+        """Return what is not in the file yet: less than a chunk, if it is not busy."""
+        return self._buffer.take()
+
+    def submit(self, entry: Entry) -> None:
+        """The message is whole with what *entry* holds."""
+        self._commit.submit(entry)
+
+    def discard(self) -> None:
+        """Drop what is in memory and have the file removed, once the write in progress is over."""
+        self._discarded = True
+        self._buffer.take()
+        self._next.clear()
+        if self._abandoned is not None:
+            # Handed to a thread before anything else, so that it is done even if this loop never runs again.
+            try:
+                self._discarding = run_in_thread(self._loop, self._commit.stream_crew, self._tmpfile.discard)
+            except RuntimeError:  # there is no thread, so none is at work on it, and the system gives no other
+                self._tmpfile.discard()
+            else:
+                self._discarding.add_done_callback(lambda _: self._quiet())
+
+    @property
+    def leftover(self) -> str | None:
+        """After `discard`: what could not be removed, if anything."""
+        return self._discarding.result() if self._discarding is not None else None
+
+    def forget(self) -> None:
+        """The delivery is over: whatever has become of the file, it is no concern of this any more."""
+        if self._abandoned is not None:
+            self._abandoned.detach()
+            self._commit.stream_over(self._tmpfile)
+        self._written = self._quiet = int
+        self._failed = id
+
+    async def _write(self, chunks: Chunks) -> None:
+        try:
+            if self._handle is None and not self._discarded:
+                # From now on there may be a file, which must outlive neither this nor the loop.
+                self._abandoned = finalize(self, _discard_later, self._commit, self._tmpfile)
+                self._abandoned.atexit = False  # GroupCommit sees to that
+                self._commit.stream_opened(self._tmpfile, self._loop)
+                self._handle = await open_handle(self._tmpfile, self._commit.stream_crew)
+            if not self._discarded:
+                handle: Any = self._handle
+                await handle.writelines(self._and_next(chunks))
+        except (Exception, asyncio.CancelledError) as exc:  # the loop cancels all tasks before it ends
+            self._failed(exc)
+
+    def _and_next(self, chunks: Chunks) -> Iterator[Chunks]:
+        """Yield a chunk, and the next while there is one. In the thread: it does not wait for the loop between."""
+        yield chunks
+        with contextlib.suppress(IndexError):
+            while True:
+                chunks = self._next.popleft()
+                with contextlib.suppress(RuntimeError):  # a closed loop: the watch discards what it leaves
+                    self._loop.call_soon_threadsafe(self._took_next)
+                yield chunks
+
+    def _took_next(self) -> None:
+        if not self._discarded:
+            self.write_out()
+            self._written()
+
+    def _wrote(self, writing: asyncio.Task[None]) -> None:
+        self._writing = None
+        # Cancelled with the loop before its first turn, or ended by a KeyboardInterrupt: chunks are lost, and so the
+        # message must be.
+        failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
+        if failure is not None:
+            self._failed(failure)
+        self._took_next()
+        self._quiet()
+
+
+def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
+    commit.stream_over(tmpfile)
+    # No thread to be had: the end of the interpreter, which discards all there is.
+    with contextlib.suppress(RuntimeError):
+        commit.stream_crew.run(tmpfile.discard)
