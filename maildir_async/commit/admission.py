@@ -98,6 +98,24 @@ class Admission:
         """How many deliveries wait for a place."""
         return len(self._waiting)
 
+    def admit(self, cost: int) -> bool:
+        """Grant a place to a delivery of *cost* bytes, which is to be given back by `give_back`, unless it is full."""
+        with self._lock:
+            if self._waiting or not self._fits(cost):
+                return False
+            self.pending += 1
+            self.pending_bytes += cost
+        return True
+
+    def give_back(self, count: int, cost: int) -> None:
+        """Take so many places back that `admit` has granted, of *cost* bytes in all."""
+        with self._lock:
+            self.pending -= count
+            self.pending_bytes -= cost
+            granted = self._grant_what_fits() if self._waiting else []
+        if granted:
+            _tell(granted)
+
     def request(
         self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object], *, wait: bool
     ) -> Place | None:

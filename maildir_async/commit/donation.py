@@ -50,6 +50,10 @@ class Donation:
         self._needed = needed
         self._clock = clock
         self._cpu = cpu
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, in a forked child."""
         self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._enough = threading.Event()
 

@@ -1,259 +1,253 @@
-"""One whole message in group commit. Its steps block."""
+"""The record of one whole message: its own place in the queue, and in the end its outcome.
+
+There is one for each message, however it came: made by `Maildir.append` for a message in memory, by an `AppendTask`
+for one that was received bit by bit, and by a fan-out for each maildir that gets a link.
+"""
 
 import contextlib
 import errno
-import threading
-import time
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import BinaryIO, Protocol
+import os
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final
 
 from maildir_async.commit.admission import Place
-from maildir_async.disk.posix import UNLINKABLE, UNSUPPORTED, Disk
-from maildir_async.disk.tmpfile import TmpFile
-from maildir_async.errors import MaildirError, UncertainAppendError, append_error
-from maildir_async.format.delivered import Delivered, Durability
-from maildir_async.format.names import key_of
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.disk.calls import UNSUPPORTED
+from maildir_async.disk.streamfile import StreamFile
+from maildir_async.errors import MaildirError, Stage, UncertainAppendError, append_error
+from maildir_async.format.content import Newline
+from maildir_async.format.delivered import Delivered, DeliveredDraft, Durability, frozen
 
-__all__ = ["Entry", "families"]
+__all__ = ["QUEUED", "SETTLED", "TAKEN", "WITHDRAWN", "Chunks", "Entry", "Plan"]
+
+Chunks = Sequence[bytes | bytearray | memoryview]
+
+#: What an entry may be, in this order but for the last: waiting, in a round, and when it has its outcome; or taken
+#: back by its owner while it was waiting.
+QUEUED: Final = 0
+TAKEN: Final = 1
+SETTLED: Final = 2
+WITHDRAWN: Final = 3
 
 
-class Directory(Protocol):
-    """Where an entry is published: `maildir_async.commit.target.Target`."""
+class Plan:
+    """What has been asked for a message, checked: the same object for all messages of which the same is asked.
 
-    def open(self) -> None:
-        """Have it found, if it is not yet."""
-        ...
+    Attributes:
+        durability: what it has to survive.
+        flags: sorted letters; with any it goes to ``cur/``.
+        mtime_ns: what to set the file's mtime to, or None.
+        prefix: what to store before it.
+        newline: what to do with line ends.
+        as_given: whether the bytes given are those stored.
 
-    def close(self) -> None:
-        """Have it found anew."""
-        ...
+    """
+
+    __slots__ = ("as_given", "durability", "flags", "mtime_ns", "newline", "prefix")
+
+    def __init__(
+        self,
+        durability: Durability,
+        flags: str = "",
+        mtime_ns: int | None = None,
+        prefix: bytes = b"",
+        newline: Newline = "keep",
+    ) -> None:
+        self.durability = durability
+        self.flags = flags
+        self.mtime_ns = mtime_ns
+        self.prefix = prefix
+        self.newline: Newline = newline
+        self.as_given = not prefix and newline == "keep"
 
 
 class Entry:
-    """A message on its way through group commit, and in the end its outcome: `delivered` or `error`.
+    """A message that is whole.
 
-    The steps `write`, `sync_ended` and `publish` never raise: one that fails discards the message and keeps the error.
+    A message for several maildirs has *links*: entries of their own that are published as hard links to its file.
+    Each has an outcome of its own; they share what comes before.
 
-    A message for several maildirs has *links*, entries of their own that are published as hard links to its file just
-    before that is moved. Each has an outcome of its own; they share what comes before.
+    Attributes:
+        mailbox: where it goes.
+        plan: what is asked for.
+        chunks: its bytes, or what of them is not in `file` yet; empty once they are written.
+        loop: of whoever waits for it.
+        future: resolved on that loop, with None, once `delivered` or `error` stands.
+        cost: bytes of its place among the pending, where `Admission.admit` has granted that; or else -1.
+        place: its place, where it has an object of its own, or None.
+        file: what has been written of it already, or None.
+        links: see above.
+        source: what this is a link to, or None.
+        state: `QUEUED`, `TAKEN`, `SETTLED` or `WITHDRAWN`; changed under the lock of its queue.
+        generation: of the process it was made in; a forked child has another.
+        stage: where it stands, or failed.
+        name: its file's, in ``new/``, or in ``cur/`` with flags behind it.
+        tmp_name: its file's in ``tmp/`` while it is there: the same, but for a stream.
+        fd: its file's descriptor, while it is open.
+        path: where it has been published, "" before.
+        copy: of a message with links that cannot be: its file, to be copied and closed by whoever settles them.
+        fell_with_source: of a link: the message failed before it could be known what would become of this.
+
     """
 
     __slots__ = (
-        "_unsynced",
-        "chunks",
-        "copy",
-        "delivered",
-        "device",
-        "error",
-        "links",
-        "loop",
-        "place",
-        "record",
-        "settle",
-        "synced",
-        "taken",
-        "taken_at",
-        "tmpfile",
-        "whole_at",
-        "withdrawn",
+        *("chunks", "copy", "cost", "delivered", "durability", "error", "fd", "fell_with_source", "file", "future"),
+        *("generation", "links", "loop", "mailbox", "name", "path", "place", "plan", "reserve_fd", "size", "source"),
+        *("stage", "state", "taken_at", "target", "tmp_name", "warnings", "whole_at", "wire_size"),
     )
 
     def __init__(
         self,
-        tmpfile: TmpFile,
-        chunks: Sequence[bytes | bytearray | memoryview],
-        *,
+        mailbox: Mailbox,
+        plan: Plan,
+        chunks: Chunks,
         loop: AbstractEventLoop,
-        place: Place | None,
-        settle: Callable[["Entry"], object],
-        record: Callable[["Entry"], object],
-        links: Sequence["Entry"] = (),
+        future: "Future[None]",
+        whole_at: float,
+        *,
+        cost: int = -1,
+        place: Place | None = None,
+        file: StreamFile | None = None,
+        links: "Sequence[Entry]" = (),
     ) -> None:
-        self.tmpfile = tmpfile
-        self.links = links
-        self.copy: BinaryIO | None = None  # of a link that cannot be: the file, for whoever settles this to close
-        self.chunks = chunks  # what is not in the file yet
+        self.mailbox = mailbox
+        self.plan = plan
+        self.chunks = chunks
         self.loop = loop
+        self.future = future
+        self.cost = cost
         self.place = place
-        self.settle = settle  # called on the loop, with this
-        self.record = record  # called in a worker thread before that, in the order of publication
-        self.whole_at = time.monotonic()
-        self.device = 0  # of the file, where that is needed
-        self.synced = False  # or tried to be
-        self._unsynced = False  # published, but its directory cannot be synced on this file system
-        self.taken = False
+        self.file = file
+        self.links = links
+        self.source: Entry | None = None
+        self.state = QUEUED
+        self.generation = 0
+        self.whole_at = whole_at
         self.taken_at = 0.0
-        self.withdrawn = False
+        self.stage: Stage = "queue"
+        self.name = ""
+        self.tmp_name = ""  # of a file in tmp/ that has not been published
+        self.fd = -1
+        self.reserve_fd = -1  # another descriptor of the same, while links are made
+        self.size = self.wire_size = 0
+        self.path = ""
+        self.target: tuple[int, ...] | None = None  # the identity of the directory it was published in
+        self.durability = plan.durability
+        self.warnings: list[str] | None = None
+        self.copy: BinaryIO | None = None
+        self.fell_with_source = False
         self.delivered: Delivered | None = None
         self.error: MaildirError | None = None
 
-    def take(self) -> None:
-        """Begin with it: from here on it cannot be withdrawn."""
-        now = time.monotonic()
-        for entry in self.family:
-            entry.taken = True
-            entry.taken_at = now
-
     @property
-    def family(self) -> Iterator["Entry"]:
-        """Itself, and all links to it."""
-        yield self
+    def family(self) -> "Iterator[Entry]":
+        """All links, and then itself."""
         yield from self.links
+        yield self
 
-    def write(self) -> None:
-        """Have the whole message in ``tmp/``."""
-        try:
-            self.tmpfile.complete(self.chunks)
-            self.chunks = ()
-        except BaseException as exc:
-            self.fail(exc)
-
-    def find_device(self) -> None:
-        """Find out which file system its file is on."""
-        try:
-            if self.error is None:
-                self.device = self.tmpfile.device()
-        except BaseException as exc:
-            self.fail(exc)
-
-    @property
-    def disk(self) -> Disk:
-        """The disk it is on."""
-        return self.tmpfile.directories.disk
-
-    @property
-    def wants_sync(self) -> bool:
-        """Whether the sync of its file is still to be done."""
-        tmpfile = self.tmpfile
-        return (
-            self.error is None
-            and not self.synced
-            and tmpfile.durability is not Durability.NONE
-            and tmpfile.source is None  # a link has its bytes in the file it is a link to
-        )
-
-    def begin_sync(self) -> int:
-        """Return the descriptor to sync. Never done twice, nor with `sync`: see `TmpFile.sync`."""
-        self.synced = True
-        return self.tmpfile.begin_sync()
-
-    def sync(self) -> None:
-        """Have its bytes on the disk, or raise."""
-        self.synced = True
-        self.tmpfile.sync()
-
-    def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what its sync came to."""
-        if failure is not None:
-            self.fail(failure)
-
-    def publish(self, target: Directory) -> None:
-        """Have it closed, and in its target directory, which is opened before: what is synced is what was changed."""
-        try:
-            self.tmpfile.close()
-            self._publish(target)
-        except BaseException as exc:
-            self.fail(exc)
-
-    def _publish(self, target: Directory) -> None:
-        for last_try in (False, True):
-            try:
-                if self.tmpfile.durability is Durability.FULL:
-                    self.tmpfile.stage = "publish"
-                    target.open()
-                self.tmpfile.publish()
-            except FileNotFoundError:
-                if last_try:
-                    raise
-                self.tmpfile.directories.make_missing()
-                target.close()  # what is open may be a directory that has been removed
-            else:
-                return
-
-    def publish_links(self, target_of: Callable[["Entry"], Directory]) -> None:
-        """Have each link published, while the file is still in ``tmp/``: a reader may move it out of ``new/`` at once.
-
-        If some cannot be, the file is opened, for whoever is to copy it.
-        """
-        copy: BinaryIO | None = None
-        for link in self.links:
-            link.publish(target_of(link))
-            if link.error is None or link.error.errno not in UNLINKABLE or link.error.stage != "publish":
-                continue
-            if copy is None:
-                with contextlib.suppress(OSError):  # the link's own error stands then
-                    copy = self.tmpfile.directories.disk.open_to_read(self.tmpfile.path)
-            link.copy = copy
+    def warn(self, warning: str) -> None:
+        """Have it among the warnings of a message that is delivered."""
+        if self.warnings is None:
+            self.warnings = []
+        self.warnings.append(warning)
 
     def fail(self, exc: BaseException) -> None:
-        """Not delivered, for *exc*: remove what there is of it. Links that are published by then stay."""
-        for link in self.links:
-            if link.error is None and not link.tmpfile.published:
-                link.tmpfile.stage = self.tmpfile.stage
-                link.fail(exc)
-        self.error = append_error(exc, path=self.tmpfile.directories.path, stage=self.tmpfile.stage)
+        """Not delivered, for *exc*: remove what there is of it. Links that have been made stay. Blocks."""
+        if self.error is not None:
+            return
+        self.error = append_error(exc, path=self.mailbox.directories.path, stage=self.stage)
         self.chunks = ()
+        for link in self.links:
+            if link.error is None and not link.path:
+                link.error = append_error(exc, path=link.mailbox.directories.path, stage=self.stage)
+                link.fell_with_source = True
         try:
-            note = self.tmpfile.discard()
+            note = self._discard()
         except BaseException as further:  # no memory, for one
             note = f"the file in tmp/ could not be removed: {type(further).__name__}: {further}"
         if note:
             self.error.add_note(note)
 
-    def give_up(self, exc: BaseException) -> None:
-        """Its round has failed as a whole, by a mistake of ours or for want of memory."""
-        if not self.tmpfile.published:
-            if self.error is None:
-                self.fail(exc)
-        elif self.error is None:
-            self.directory_synced(OSError(errno.EIO, f"{type(exc).__name__}: {exc}"), ())
+    def _discard(self) -> str | None:
+        disk = self.mailbox.directories.disk
+        for fd in (self.fd, self.reserve_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):  # the file is going to be removed
+                    disk.close(fd)
+        self.fd = self.reserve_fd = -1
+        file, self.file = self.file, None
+        if file is not None and (note := file.discard()) is not None:
+            return note
+        name, self.tmp_name = self.tmp_name, ""
+        if name:
+            try:
+                disk.unlink(f"{self.mailbox.directories.tmp}/{name}")
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                return f"the file in tmp/ could not be removed: {exc.strerror or exc}"
+        return None
 
-    def directory_synced(self, exc: OSError | None, warnings: Iterable[str]) -> None:
-        """Learn what the sync of its directory came to."""
-        self.tmpfile.warnings.extend(warnings)
-        if exc is None:
+    def sync(self) -> None:
+        """Have its bytes on the disk, or raise. Blocks.
+
+        Never to be repeated: the kernel has marked the pages of a failed fsync clean, and the next one may report
+        success for data that is lost (PostgreSQL's finding of 2018).
+        """
+        self.stage = "sync"
+        self.mailbox.directories.disk.sync(self.fd)
+
+    def sync_ended(self, failure: BaseException | None) -> None:
+        """Learn what the sync of its file came to. Blocks."""
+        if failure is not None:
+            self.stage = "sync"
+            self.fail(failure)
+
+    def disown(self) -> None:
+        """In a forked child: close what is open, and do nothing else. The file is the parent's."""
+        for fd in (self.fd, self.reserve_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.fd = self.reserve_fd = -1
+
+    def give_up(self, exc: BaseException) -> None:
+        """Its round has failed as a whole, by a mistake of ours or for want of memory. Blocks."""
+        if self.error is None:
+            if self.path:
+                self.directory_failed(OSError(errno.EIO, f"{type(exc).__name__}: {exc}"))
+            else:
+                self.fail(exc)
+
+    def directory_failed(self, exc: BaseException) -> None:
+        """It is visible, but the sync of its directory has failed, or cannot be on this file system."""
+        if self.error is not None:
             return
-        reason = exc.strerror or str(exc)
-        if exc.errno in UNSUPPORTED:
-            self._unsynced = True
-            self.tmpfile.warnings.append(f"this file system cannot sync a directory: {reason}")
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or f"{type(exc).__name__}: {exc}"
+        number = exc.errno if isinstance(exc, OSError) else errno.EIO
+        if number in UNSUPPORTED:
+            self.durability = Durability.FILE
+            self.warn(f"this file system cannot sync a directory: {reason}")
             return
-        path = self.tmpfile.published
         self.error = UncertainAppendError(
-            f"{path} is visible, but syncing its directory failed: {reason}", path=path, errno=exc.errno
+            f"{self.path} is visible, but syncing its directory failed: {reason}", path=self.path, errno=number
         )
         self.error.__cause__ = exc
 
-    def conclude(self) -> None:
+    def conclude(self, now: float) -> None:
         """Say what came of it: `delivered`, unless there is an `error`."""
-        tmpfile = self.tmpfile
-        if self.error is None:
-            content = tmpfile.content
-            self.delivered = Delivered(
-                tmpfile.published,
-                key_of(tmpfile.name),
-                None,
-                tmpfile.flags,
-                content.size,
-                content.wire_size,
-                Durability.FILE if self._unsynced else tmpfile.durability,
-                self.taken_at - self.whole_at,
-                time.monotonic() - self.taken_at,
-                tuple(tmpfile.warnings),
-            )
-        self.answered()
-
-    def answered(self) -> None:
-        """Its outcome stands: give its place up, and tell whoever keeps count."""
-        if self.place is not None:
-            self.place.release()
-        try:
-            self.record(self)
-        except BaseException as exc:  # a mistake of ours, by which nobody else may lose his answer
-            threading.excepthook(threading.ExceptHookArgs((type(exc), exc, None, threading.current_thread())))
-
-
-def families(entries: Iterable[Entry]) -> list[Entry]:
-    """Return *entries*, each followed by the links to it."""
-    return [member for entry in entries for member in entry.family]
+        if self.error is not None:
+            return
+        draft, plan = DeliveredDraft(), self.plan
+        draft.path = self.path
+        draft.key = self.name
+        draft.folder = None
+        draft.flags = plan.flags
+        draft.size = self.size
+        draft.wire_size = self.wire_size
+        draft.durability = self.durability
+        draft.queued_s = self.taken_at - self.whole_at
+        draft.commit_s = now - self.taken_at
+        draft.warnings = () if self.warnings is None else tuple(self.warnings)
+        self.delivered = frozen(draft)

@@ -1,194 +1,173 @@
-"""What messages share a sync of: a directory, or with syncfs a whole file system. Blocks."""
+"""A directory that gets messages in one round: opened before the first, and synced once for all of them. Blocks."""
 
 import contextlib
 import errno
 import os
-import threading
+import weakref
 from collections.abc import Iterable
 from typing import Final
 
 from maildir_async.commit.entry import Entry
-from maildir_async.disk.directories import identity_of, sync_directory
-from maildir_async.disk.posix import Disk
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import Directories
 
-__all__ = ["Files", "Target", "by_file_system", "sync_now"]
-
-#: Directories that are held open at once, over the process: a quarter of the usual limit of descriptors.
-MOST_OPEN: Final = 256
-
-
-class Files:
-    """Files on one file system, to be synced by one syncfs(2) for all of them."""
-
-    __slots__ = ("entries",)
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-
-    def sync(self) -> None:
-        """Sync them, or raise."""
-        # A descriptor learns of what failed since it was opened: the eldest of failures that concern any of these.
-        for entry in self.entries:
-            entry.synced = True
-        min(self.entries, key=lambda entry: entry.tmpfile.opened_at).tmpfile.sync_file_system()
-
-    def sync_ended(self, failure: BaseException | None) -> None:
-        """Tell them what their sync came to."""
-        if failure is not None:
-            for entry in self.entries:
-                entry.tmpfile.stage = "sync"
-                entry.fail(failure)
-
-
-def by_file_system(entries: Iterable[Entry]) -> list[Files]:
-    """Return *entries* in groups: those whose files are on the same file system."""
-    groups: dict[tuple[Disk, int], Files] = {}
-    for entry in entries:
-        groups.setdefault((entry.tmpfile.directories.disk, entry.device), Files()).entries.append(entry)
-    return list(groups.values())
+__all__ = ["Above", "FileSystem", "Target"]
 
 
 class Target:
-    """A directory that gets messages, to be synced once for all of them.
+    """A ``new/`` or ``cur/`` that has been found. What is synced is what was changed: it is never opened again.
 
-    It is opened before anything is published in it, so that what is synced is what was changed. When many are open it
-    is only looked at, and opened when it is to be synced: then it is an error if it is another one by that time.
+    Where it turns out to have been removed meanwhile, whoever was about to publish in it opens another in its place,
+    and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("_directories", "_fd", "_identity", "_lock", "_over", "_path", "_warnings", "entries")
+    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "identity", "path")
 
-    def __init__(self, entry: Entry) -> None:
-        self._directories = entry.tmpfile.directories
-        self._path = entry.tmpfile.target
-        self._fd = -1
-        self._identity: tuple[int, int] | None = None  # once it has been found
-        self._over = False  # synced: whoever opens it only now has been left behind, and has another of its own
-        self._lock = threading.Lock()
-        self._warnings: list[str] = []
+    def __init__(self, directories: Directories, path: str) -> None:
+        self.directories = directories
+        self.path = path
         self.entries: list[Entry] = []
-
-    def open(self) -> None:
-        """Have it found, if it is not yet."""
-        if self._identity is None:
-            with self._lock:
-                if self._identity is None:
-                    self._identity = self._open()
-                    if self._over or len(_open_targets) > MOST_OPEN:
-                        with contextlib.suppress(OSError):  # nothing has been done by this descriptor
-                            self._close()
-
-    def _open(self) -> tuple[int, int]:
-        fd = self.disk.open_directory(self._path)
+        disk = directories.disk
+        self.fd = disk.open_directory(path)
+        _open.add(self)
         try:
-            identity = identity_of(self.disk, fd)
-        except OSError:
-            self.disk.close(fd)
+            self.identity = disk.identity(self.fd)
+            #: Directories above it that have to be synced before a message in it is durable.
+            self.above: list[str] = directories.above(path, self.identity)
+            if self.above:
+                directories.check_whole()
+        except BaseException:
+            self.close()
             raise
-        self._fd = fd
-        _open_targets.add(self)
-        return identity
 
-    def close(self) -> None:
-        """Have it found anew."""
-        with self._lock, contextlib.suppress(OSError):  # nothing has been synced by this descriptor
-            self._identity = None
-            self._close()
-
-    def _close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            _open_targets.discard(self)
-            self.disk.close(fd)
-
-    def disown(self) -> None:
-        """Close it and do nothing else: it belongs to the process this forked from."""
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        self._fd = -1
-
-    def full(self) -> bool:
-        """Nothing more is published in it. Return whether anything may have been: it has been found."""
-        self._over = True
-        return self._identity is not None
+    @classmethod
+    def found(cls, directories: Directories, path: str) -> "Target":
+        """Return the directory at *path*; what is missing of the maildir is made first."""
+        try:
+            return cls(directories, path)
+        except FileNotFoundError:
+            directories.make_missing()
+            return cls(directories, path)
 
     @property
     def disk(self) -> Disk:
         """The disk it is on."""
-        return self._directories.disk
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the sync of its descriptor is all that is to be done: what is above it is durable."""
-        identity = self._identity
-        return self._fd >= 0 and identity is not None and not self._directories.above(self._path, identity)
-
-    def begin_sync(self) -> int:
-        """Return the descriptor to sync."""
-        return self._fd
+        return self.directories.disk
 
     def sync(self) -> None:
-        """Sync it, and above it what may not be durable; or raise."""
-        self.full()
-        identity = self._identity
-        if identity is None:
-            return
-        if self._fd >= 0:
-            self._sync(identity)
-            return
-        try:
-            if self._open() != identity:
-                raise OSError(errno.ESTALE, "it has been replaced since it was looked at", self._path)
-            self._sync(identity)
-        finally:
-            self._close_or_warn()  # at once: there are many of its kind
-
-    def _sync(self, identity: tuple[int, int]) -> None:
-        self.disk.sync(self._fd)
-        above = self._directories.above(self._path, identity)
-        for path in above:
-            try:
-                sync_directory(self.disk, path)
-            except PermissionError as exc:
-                # Its parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
-                self._warnings.append(f"{path} could not be opened to be synced: {exc.strerror}")
-        if above:
-            self._directories.found_durable(self._path, identity)
-
-    def _close_or_warn(self) -> None:
-        try:
-            self._close()
-        except OSError as exc:
-            self._warnings.append(f"closing {self._path} failed: {exc.strerror}")
+        """Sync it, or raise."""
+        self.disk.sync(self.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Close it, and tell its entries what its sync came to. Never raises."""
-        if failure is not None and not isinstance(failure, OSError):
-            failure = OSError(errno.EIO, f"{type(failure).__name__}: {failure}")
-        self._close_or_warn()
-        if failure is not None or self._warnings:
+        """Learn what its sync came to, or one above it. Never raises."""
+        if failure is not None:
+            self.above = []  # which is not found durable
             for entry in self.entries:
-                if entry.error is None:
-                    entry.directory_synced(failure, self._warnings)
+                entry.directory_failed(failure)
+
+    def sync_above(self) -> None:
+        """Sync what is above it too, by itself. Never raises."""
+        for path in self.above:
+            above = Above(path)
+            above.targets.append(self)
+            try:
+                above.sync()
+            except BaseException as exc:
+                self.sync_ended(exc)
+        self.found_durable()
+
+    def found_durable(self) -> None:
+        """What is above it has been synced, unless that failed."""
+        if self.above:
+            self.directories.found_durable(self.path, self.identity)
+
+    def close(self) -> None:
+        """Close it. Never raises."""
+        fd, self.fd = self.fd, -1
+        _open.discard(self)
+        if fd >= 0:
+            try:
+                self.disk.close(fd)
+            except OSError as exc:
+                for entry in self.entries:
+                    entry.warn(f"closing {self.path} failed: {exc.strerror}")
+
+    def disown(self) -> None:
+        """In a forked child: close it and do nothing else, it is the parent's."""
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+        self.fd = -1
 
 
-def sync_now(item: Entry | Files | Target) -> None:
-    """Sync it, and tell it what that came to. Never raises."""
-    failure: BaseException | None = None
-    try:
-        item.sync()
-    except BaseException as exc:
-        failure = exc
-    item.sync_ended(failure)
+class Above:
+    """A directory to be synced for the sake of several targets below it."""
+
+    __slots__ = ("path", "targets")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.targets: list[Target] = []
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What is published below it."""
+        return [entry for target in self.targets for entry in target.entries]
+
+    def sync(self) -> None:
+        """Sync it, or raise."""
+        disk = self.targets[0].disk
+        try:
+            fd = disk.open_directory(self.path)
+        except PermissionError as exc:
+            # A parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
+            for entry in self.entries:
+                entry.warn(f"{self.path} could not be opened to be synced: {exc.strerror}")
+            return
+        try:
+            disk.sync(fd)
+        finally:
+            disk.close(fd)
+
+    def sync_ended(self, failure: BaseException | None) -> None:
+        """Learn what that came to. Never raises."""
+        for target in self.targets:
+            target.sync_ended(failure)
 
 
-_open_targets: Final[set[Target]] = set()
+class FileSystem:
+    """Files on one file system, to be synced by one syncfs(2) for all of them."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = list(entries)
+
+    def sync(self) -> None:
+        """Sync them, or raise."""
+        # A descriptor learns of what failed since it was opened: the eldest of failures that concern any of these.
+        eldest = min(self.entries, key=_opened_at)
+        eldest.mailbox.directories.disk.sync_file_system(eldest.fd)
+
+    def sync_ended(self, failure: BaseException | None) -> None:
+        """Learn what that came to. Never raises."""
+        if failure is not None:
+            for entry in self.entries:
+                entry.stage = "sync"
+                entry.fail(failure)
+
+
+def _opened_at(entry: Entry) -> float:
+    return entry.taken_at if entry.file is None else entry.file.opened_at
+
+
+_open: Final["weakref.WeakSet[Target]"] = weakref.WeakSet()
 
 
 def _close_parents_directories() -> None:
-    """In a forked child: close what the parent's batches have open."""
-    for target in list(_open_targets):
+    """In a forked child: close what the parent's rounds have open."""
+    for target in list(_open):
         target.disown()
-    _open_targets.clear()
+    _open.clear()
 
 
 os.register_at_fork(after_in_child=_close_parents_directories)

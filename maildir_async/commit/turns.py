@@ -39,26 +39,35 @@ class Turns:
     ) -> None:
         self._hand_over = hand_over
         self._clock = clock
-        self._turns: weakref.WeakValueDictionary[int, _Turn] = weakref.WeakValueDictionary()
+        self._turns: dict[int, weakref.ref[_Turn]] = {}
 
     def submit(self, entry: Entry) -> None:
         """Hand *entry* over, with all else that its loop, the running one, submits in this turn."""
-        turn = self._turn(entry.loop)
+        loop = entry.loop
+        found = self._turns.get(id(loop))
+        turn = (None if found is None else found()) or self._begin(loop)
         if not turn.submitted:
-            entry.loop.call_soon(self._end, turn)
+            loop.call_soon(self._end, turn)
         turn.submitted.append(entry)
 
     def tell(self, entries: list[Entry]) -> None:
         """Tell their loop, the running one, what has become of *entries*."""
-        turn = self._turn(entries[0].loop)
+        loop = entries[0].loop
+        found = self._turns.get(id(loop))
+        turn = (None if found is None else found()) or self._begin(loop)
         turn.settled.extend(entries)
         if not turn.is_telling:
             self._tell_some(turn)
 
-    def _turn(self, loop: AbstractEventLoop) -> "_Turn":
-        turn = self._turns.get(id(loop))
-        if turn is None:
-            turn = self._turns[id(loop)] = _Turn(loop)
+    def _begin(self, loop: AbstractEventLoop) -> "_Turn":
+        turn = _Turn(loop)
+        key = id(loop)
+
+        def forget(reference: "weakref.ref[_Turn]", turns: "dict[int, weakref.ref[_Turn]]" = self._turns) -> None:
+            if turns.get(key) is reference:
+                del turns[key]
+
+        self._turns[key] = weakref.ref(turn, forget)
         return turn
 
     def _end(self, turn: "_Turn") -> None:
@@ -72,21 +81,17 @@ class Turns:
         now = self._clock()
         was_long = turn.is_telling and now - turn.told_at >= SHORT_TURN_S
         turn.told_at = now
-        most = len(turn.settled) if was_long else TOLD_A_TURN
-        some = [turn.settled.popleft() for _ in range(min(most, len(turn.settled)))]
+        settled = turn.settled
+        most = len(settled) if was_long else TOLD_A_TURN
+        some = [settled.popleft() for _ in range(min(most, len(settled)))]
         # Once more after the last, whose coroutines go on in the next turn only; before those, which submit.
-        turn.is_telling = bool(some) and (turn.is_telling or bool(turn.settled))
+        turn.is_telling = bool(some) and (turn.is_telling or bool(settled))
         if turn.is_telling:
             turn.loop.call_soon(self._tell_some, turn)
-        for number, entry in enumerate(some, 1):
-            try:
-                entry.settle(entry)
-            except BaseException:  # a KeyboardInterrupt in an on_progress: the others get their answers
-                turn.settled.extendleft(reversed(some[number:]))
-                if turn.settled and not turn.is_telling:
-                    turn.is_telling = True
-                    turn.loop.call_soon(self._tell_some, turn)
-                raise
+        for entry in some:
+            future = entry.future
+            if not future.done():
+                future.set_result(None)
 
 
 class _Turn:

@@ -1,21 +1,23 @@
-"""Calls into worker threads that nobody walks away from, and the worker-thread file handle of a stream."""
+"""Calls into worker threads, and outcomes, that nobody walks away from."""
 
 import asyncio
 import contextlib
-import io
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Callable
 from functools import partial
-from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
-from aiofiles.threadpool.binary import AsyncFileIO
+import anyio
 
 from maildir_async.disk.threads import Crew
-from maildir_async.disk.tmpfile import TmpFile
 
-__all__ = ["UncancellableFuture", "open_handle", "run_in_thread"]
+__all__ = ["UncancellableFuture", "run_in_thread", "until_done"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# The first CancelScope imports it: 40 ms of file I/O on the loop's thread, and an OSError without a descriptor to spare.
+importlib.import_module("anyio._backends._asyncio")
 
 
 class UncancellableFuture(asyncio.Future[T]):
@@ -28,6 +30,16 @@ class UncancellableFuture(asyncio.Future[T]):
     def cancel(self, msg: Any = None) -> bool:
         """Refuse."""
         return False
+
+
+async def until_done(future: "UncancellableFuture[T]") -> T:
+    """Return what *future* comes to, through cancellation of every kind, which is raised then.
+
+    The shield keeps an anyio scope from cancelling anew in every turn of the loop; the future does not let a native
+    `asyncio.Task.cancel` through before it is done.
+    """
+    with anyio.CancelScope(shield=True):
+        return await future
 
 
 def run_in_thread(
@@ -52,31 +64,3 @@ def run_in_thread(
 
     crew.run(job)
     return outcome
-
-
-class _Raw(io.RawIOBase):
-    """The file below the handle: its writes go through the `Disk`, and are complete."""
-
-    def __init__(self, tmpfile: TmpFile) -> None:
-        super().__init__()
-        self._tmpfile = tmpfile
-
-    def writable(self) -> bool:
-        return True
-
-    def writelines(self, lines: Iterable[Any], /) -> None:
-        for chunks in lines:
-            self._tmpfile.write(chunks)
-
-
-async def open_handle(tmpfile: TmpFile, crew: Crew) -> AsyncFileIO:
-    """Create the file in ``tmp/`` and return an aiofiles handle to it, whose ``writelines`` is to be used: it takes
-    sequences of chunks from an iterable, in its thread, and writes each.
-
-    The handle owns neither file nor descriptor: `TmpFile.discard` or group commit ends them, and waits for a write
-    that is still running in its thread when the task that awaited it is gone.
-    """
-    loop = asyncio.get_running_loop()
-
-    await run_in_thread(loop, crew, tmpfile.create)
-    return AsyncFileIO(cast("BinaryIO", _Raw(tmpfile)), loop, crew)

@@ -3,47 +3,51 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from maildir_async.disk.threads import Crew
 
-__all__ = ["Outcome", "Syncs", "call_side_by_side"]
-
-#: Which, and what went wrong, if anything.
-Outcome = tuple[int, BaseException | None]
-
-#: Threads that sync at once, over the process, where the kernel does not by itself.
-THREADS: Final = 64
+__all__ = ["CallsSideBySide", "Syncs"]
 
 
 class Syncs(Protocol):
-    """Some syncs under way."""
+    """Some syncs under way, each with its number, the first being 0.
 
-    def done(self, timeout_s: float | None) -> Sequence[Outcome]:
-        """Wait until all are done, or the time is up; return those that are and have not been returned before.
+    Attributes:
+        ended: the numbers of those that have ended, in that order.
+        failures: what went wrong with some of them.
 
-        With None, wait until at least one more is. Empty once all have been returned.
-        """
+    """
+
+    ended: list[int]
+    failures: dict[int, BaseException]
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until all have ended, or the time is up; with None until one more has. Return whether all have."""
+        ...
+
+    def leave_behind(self) -> None:
+        """Some of them hang: they must hold up nobody else's. Somebody goes on waiting for them."""
         ...
 
 
-def call_side_by_side(calls: Sequence[Callable[[], object]]) -> Syncs:
-    """Have threads make *calls*, side by side."""
-    return _Calls(calls)
+class CallsSideBySide:
+    """Has threads of *crew* make *calls*, side by side. See `Syncs`."""
 
-
-class _Calls:
-    def __init__(self, calls: Sequence[Callable[[], object]]) -> None:
-        self._left = len(calls)  # to be returned
-        self._running = len(calls)
+    def __init__(self, crew: Crew, calls: Sequence[Callable[[], object]]) -> None:
+        self._crew = crew
+        self._count = len(calls)
         self._todo = deque(enumerate(calls))
-        self._done: deque[Outcome] = deque()
         self._changed = threading.Condition()
+        self._told = 0  # how many of `ended` a wait for one more has returned for
+        self._extra = 0  # threads that the crew may have for those of these that hang
+        self.ended: list[int] = []
+        self.failures: dict[int, BaseException] = {}
         try:
             for _ in calls:
-                _crew.run(self._work)
+                crew.run(self._work)
         except RuntimeError:  # no thread to be had: fewer will do, or this one
-            if not _crew.threads:
+            if not crew.threads:
                 while self._todo:
                     self._work()
 
@@ -52,26 +56,29 @@ class _Calls:
             number, call = self._todo.popleft()
         except IndexError:
             return
-        failure: BaseException | None = None
         try:
             call()
         except BaseException as exc:
-            failure = exc
+            self.failures[number] = exc
         with self._changed:
-            self._done.append((number, failure))
-            self._running -= 1
+            self.ended.append(number)
+            if self._extra:
+                self._extra -= 1
+                self._crew.widen(-1)
             self._changed.notify_all()
 
-    def done(self, timeout_s: float | None) -> Sequence[Outcome]:
+    def wait(self, timeout_s: float | None) -> bool:
+        """See `Syncs.wait`."""
         with self._changed:
             if timeout_s is None:
-                self._changed.wait_for(lambda: self._done or not self._left)
+                self._changed.wait_for(lambda: len(self.ended) > self._told or len(self.ended) == self._count)
+                self._told = len(self.ended)
             else:
-                self._changed.wait_for(lambda: not self._running, timeout_s)
-            found = list(self._done)
-            self._done.clear()
-            self._left -= len(found)
-            return found
+                self._changed.wait_for(lambda: len(self.ended) == self._count, timeout_s)
+            return len(self.ended) == self._count
 
-
-_crew: Final = Crew(THREADS, "maildir-sync")
+    def leave_behind(self) -> None:
+        """See `Syncs.leave_behind`: threads that hang are replaced."""
+        with self._changed:
+            self._extra = self._count - len(self.ended)
+            self._crew.widen(self._extra)

@@ -1,5 +1,6 @@
 """Worker threads: started when there is work, gone when there is none, nobody's in a forked child."""
 
+import contextlib
 import os
 import queue
 import threading
@@ -69,6 +70,14 @@ class Crew(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: idle threads end by themselves, and the crew can be used again at any time."""
+
+    def widen(self, more: int) -> None:
+        """Have up to so many threads more: others of them hang, and are to hold up nobody. Negative: fewer again."""
+        with self._lock:
+            self._size += more
+            if more > 0 and self._unfinished > self._threads and self._threads < self._size:
+                with contextlib.suppress(RuntimeError):  # no thread to be had: those there are go on
+                    self._start_thread()
 
     @property
     def threads(self) -> int:

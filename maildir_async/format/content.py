@@ -3,7 +3,7 @@
 import re
 from typing import Final, Literal
 
-__all__ = ["Content", "Newline", "check_newline", "check_prefix"]
+__all__ = ["Content", "Newline", "check_newline", "check_prefix", "wire_size_of"]
 
 Newline = Literal["keep", "lf", "crlf"]
 """``keep`` stores what was given, ``lf`` turns each CRLF into LF, ``crlf`` turns each LF without a CR into CRLF.
@@ -116,6 +116,15 @@ class Content:
         self._after_cr = stored.endswith(b"\r")
         self.wire_size += len(stored) + bare
         return stored
+
+
+def wire_size_of(stored: bytes) -> int:
+    """Return what the size of a whole message would be with every line end a CRLF: see `Content.wire_size`."""
+    if b"\r" not in stored:
+        return len(stored) + _count_lf(stored)
+    if _with_lf(stored) is not None:
+        return len(stored)
+    return len(stored) + stored.count(b"\n") - stored.count(b"\r\n")
 
 
 # CPython searches for one byte with memchr(3) when it replaces, and byte by byte when it counts, or searches for two.

@@ -5,7 +5,6 @@ before the first comma is unique by itself, since some readers cut the key there
 """
 
 import functools
-import itertools
 import os
 import secrets
 import socket
@@ -32,7 +31,7 @@ class _Process:
     def renew(self) -> None:
         self.lock = threading.Lock()  # a fork may have copied a locked one
         self.random = secrets.token_hex(8)
-        self.deliveries = itertools.count(1)
+        self.deliveries = 1
 
 
 _process = _Process()
@@ -66,12 +65,22 @@ class UniqueNames:
 
     def next(self) -> str:
         """Return a new unique name. Any thread may call this."""
+        return self.take(1)[0]
+
+    def take(self, count: int) -> list[str]:
+        """Return so many new unique names, in their order. Any thread may call this."""
         with _process.lock:
             # Never the same or an earlier microsecond twice, as Dovecot does: it hands out UIDs in the order
             # of seconds, then of M as an integer, so M must be true microseconds and time must not go back.
-            micros = self._last = max(self._clock() // 1000, self._last + 1)
-            count = next(_process.deliveries)
-        return f"{micros // 1_000_000}.M{micros % 1_000_000:06}P{self._pid()}Q{count}R{_process.random}.{self._host}"
+            first = max(self._clock() // 1000, self._last + 1)
+            self._last = first + count - 1
+            number = _process.deliveries
+            _process.deliveries = number + count
+        maker, end = f"P{self._pid()}Q", f"R{_process.random}.{self._host}"
+        return [
+            f"{micros // 1_000_000}.M{micros % 1_000_000:06}{maker}{number + micros - first}{end}"
+            for micros in range(first, first + count)
+        ]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from maildir_async.commit.entry import Entry
-from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.disk.streamfile import StreamFile as TmpFile
 from maildir_async.errors import (
     AppendError,
     BusyError,

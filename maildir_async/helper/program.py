@@ -15,7 +15,7 @@ from typing import Any, Final
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.disk.streamfile import StreamFile as TmpFile
 from maildir_async.errors import MaildirError, append_error
 from maildir_async.format.content import Content
 from maildir_async.format.delivered import Delivered, Durability

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from maildir_async.commit.entry import Entry
-from maildir_async.commit.target import Target, sync_now
+from maildir_async.commit.target import Target
 from maildir_async.disk.directories import Directories
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 
 from maildir_async.commit.entry import Entry
-from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.disk.streamfile import StreamFile as TmpFile
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.helper.channel import Channel
 from maildir_async.receive.buffer import Buffer

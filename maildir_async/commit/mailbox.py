@@ -1,0 +1,142 @@
+"""A maildir as group commit knows it: where it is, how its files are named, and what has become of its messages."""
+
+import contextlib
+import os
+import threading
+import weakref
+from asyncio import AbstractEventLoop, Future
+from typing import TYPE_CHECKING, Final, Protocol
+
+from maildir_async.disk.directories import Directories
+from maildir_async.errors import UncertainAppendError
+from maildir_async.format.delivered import Delivered
+from maildir_async.format.names import UniqueNames
+
+if TYPE_CHECKING:
+    from maildir_async.commit.entry import Entry
+
+__all__ = ["Listener", "Mailbox"]
+
+
+class Listener(Protocol):
+    """Who wants to know of each message delivered: `maildir_async.mailbox.index.Index`."""
+
+    def append(self, delivered: Delivered) -> None:
+        """Learn of a message, in a worker thread, in the order of publication."""
+        ...
+
+
+class Mailbox:
+    """What is the same for all messages of one `maildir_async.Maildir`, and the count of them.
+
+    Attributes:
+        directories: where it is.
+        names: where file names come from.
+        mode: permission bits of message files.
+        listeners: who is told of each message delivered, if anybody is.
+        closed: whether it takes no more messages.
+        in_flight: messages that have a place among the pending, or wait for one, and are not settled.
+        delivered, uncertain, failed, bytes_stored: see `maildir_async.MaildirStatistics`.
+
+    """
+
+    __slots__ = (
+        *("__weakref__", "_drained", "_lock", "bytes_stored", "closed", "delivered", "directories", "failed"),
+        *("in_flight", "listeners", "mode", "names", "uncertain"),
+    )
+
+    def __init__(self, directories: Directories, names: UniqueNames, mode: int) -> None:
+        self.directories = directories
+        self.names = names
+        self.mode = mode
+        self.listeners: weakref.WeakSet[Listener] | None = None
+        self.closed = False
+        self.delivered = self.uncertain = self.failed = self.bytes_stored = 0
+        self._drained: list[tuple[AbstractEventLoop, Future[None]]] = []
+        self.reset()
+        _mailboxes.add(self)
+
+    def reset(self) -> None:
+        """Start anew, in a forked child: the parent's messages are not in flight here."""
+        # The garbage collector may throw a delivery away whose loop is gone, in a thread that holds this.
+        self._lock = threading.RLock()
+        self.in_flight = 0
+
+    def begin(self) -> bool:
+        """Count a message in; return False if it has been closed."""
+        with self._lock:
+            if not self.closed:
+                self.in_flight += 1
+        return not self.closed
+
+    def close(self) -> None:
+        """Take no more messages: every one that has begun by now is counted in `in_flight`."""
+        with self._lock:
+            self.closed = True
+
+    def listen(self, listener: Listener) -> None:
+        """Tell *listener* of each message from now on, for as long as anybody holds it."""
+        with self._lock:
+            if self.listeners is None:
+                self.listeners = weakref.WeakSet()
+            self.listeners.add(listener)
+
+    def settled(self, entries: "list[Entry]") -> None:
+        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread."""
+        with self._lock:
+            for entry in entries:
+                if entry.delivered is not None:
+                    self.delivered += 1
+                    self.bytes_stored += entry.delivered.size
+                elif isinstance(entry.error, UncertainAppendError):
+                    self.uncertain += 1
+                else:
+                    self.failed += 1
+            self.in_flight -= len(entries)
+            listeners = list(self.listeners) if self.listeners else []
+        for listener in listeners:
+            for entry in entries:
+                if entry.delivered is not None:
+                    listener.append(entry.delivered)
+        if self._drained and not self.in_flight:
+            self._tell_drained()
+
+    def withdrawn(self) -> None:
+        """A message that was counted in has come to nothing: refused, cancelled, or failed before it was whole."""
+        with self._lock:
+            self.in_flight -= 1
+            self.failed += 1
+        if self._drained and not self.in_flight:
+            self._tell_drained()
+
+    def drained(self, loop: AbstractEventLoop) -> "Future[None]":
+        """Return a future of *loop*, the running one, that is done when nothing is in flight."""
+        future: Future[None] = loop.create_future()
+        with self._lock:
+            self._drained.append((loop, future))
+        if not self.in_flight:
+            self._tell_drained()
+        return future
+
+    def _tell_drained(self) -> None:
+        with self._lock:
+            waiting, self._drained = self._drained, []
+        for loop, future in waiting:
+            with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits there
+                loop.call_soon_threadsafe(_resolve, future)
+
+
+def _resolve(future: "Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+_mailboxes: Final["weakref.WeakSet[Mailbox]"] = weakref.WeakSet()
+
+
+def _start_afresh() -> None:
+    for mailbox in list(_mailboxes):
+        mailbox.reset()
+
+
+os.register_at_fork(after_in_child=_start_afresh)

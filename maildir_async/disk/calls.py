@@ -1,0 +1,128 @@
+"""The system calls of a delivery, as a protocol: the seam at which a test fails, delays or crashes any of them.
+
+Everything here blocks and belongs in a worker thread. Pass another `Disk` to `Maildir` to change what a call does
+(`maildir_async.testing` has two).
+"""
+
+import errno
+import os
+from typing import BinaryIO, Final, Protocol
+
+from maildir_async.disk.syncs import Syncs
+from maildir_async.disk.threads import Crew
+
+__all__ = ["OUT_OF_DESCRIPTORS", "UNLINKABLE", "UNSUPPORTED", "Disk", "write_all"]
+
+#: A file system's ways of saying "not here" rather than "it went wrong".
+UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+#: The same for hard links, which vfat, Android, some FUSE file systems and kernel hardening refuse.
+UNLINKABLE: Final = UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EACCES, errno.EXDEV}
+
+#: There are too many open files, in this process or in the system: closing some helps.
+OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class Disk(Protocol):
+    """One method per system call. Each raises OSError as the call does, or has done all of its work.
+
+    Where a method takes a *directory*, that is the descriptor of an open directory in which a relative path begins;
+    None for a path that is absolute.
+    """
+
+    def create(self, path: str, mode: int, directory: int | None = None) -> int:
+        """Create a file that does not exist, open it for reading and writing, and return its descriptor."""
+        ...
+
+    def chmod(self, fd: int, mode: int) -> None: ...
+
+    def duplicate(self, fd: int) -> int:
+        """Return another descriptor of the same open file."""
+        ...
+
+    def reader(self, fd: int) -> BinaryIO:
+        """Return a file object that reads from *fd*, which it closes in the end."""
+        ...
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Write some of *data*, at least one byte of it, and return how many."""
+        ...
+
+    def start_writeback(self, fd: int, offset: int, length: int) -> None:
+        """Hint that these bytes will be synced soon. May do nothing."""
+        ...
+
+    def utime(self, fd: int, atime_ns: int, mtime_ns: int) -> None: ...
+
+    def sync(self, fd: int) -> None:
+        """Return when a file's bytes, or a directory's entries, survive a power cut."""
+        ...
+
+    def syncs_by_kernel(self, device: int) -> bool:
+        """Whether `kernel_syncs` is for files on *device* (``st_dev``). Does not wait for the device."""
+        ...
+
+    def kernel_syncs(self, fds: list[int], crew: Crew) -> Syncs | None:
+        """Have the kernel `sync` each of several, which stay open until that is done. None if it cannot.
+
+        What it refuses is left to threads of *crew*. Does not wait, and raises nothing.
+        """
+        ...
+
+    def sync_file_system(self, fd: int) -> None:
+        """Return when all that the file system of *fd* holds survives a power cut, or raise.
+
+        Raises if anything could not be written since *fd* was opened, whatever file it belongs to.
+        """
+        ...
+
+    def close(self, fd: int) -> None:
+        """Close *fd*: whatever is raised, it is no longer open."""
+        ...
+
+    def rename_noreplace(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
+        """Rename; FileExistsError if *target* exists, EINVAL or ENOSYS where the file system cannot promise it."""
+        ...
+
+    def rename(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None: ...
+
+    def link(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None: ...
+
+    def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
+        """Link an open file that has a name somewhere; FileNotFoundError where it has none, or none can be found."""
+        ...
+
+    def unlink(self, path: str, directory: int | None = None) -> None: ...
+
+    def mkdir(self, path: str, mode: int) -> None: ...
+
+    def open_directory(self, path: str) -> int: ...
+
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        """Stat without following a symbolic link in the last component."""
+        ...
+
+    def listdir(self, path: str) -> list[str]: ...
+
+    def room(self, path: str) -> int:
+        """Return how many bytes the file system of a directory can still take from this process; 0 for no file more.
+
+        Raises PermissionError for a directory that this process may make no file in.
+        """
+        ...
+
+
+def write_all(disk: Disk, fd: int, data: bytes) -> None:
+    """Write all of *data*: a short write is the file system's right (write(2)), not a failure."""
+    rest: bytes | memoryview = data
+    while rest:
+        written = disk.write(fd, rest)
+        if written <= 0:
+            raise OSError(errno.EIO, "write made no progress")
+        rest = memoryview(rest)[written:]
