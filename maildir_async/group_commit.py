@@ -23,7 +23,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import syncfs_tells_errors
 from maildir_async.disk.streamfile import StreamFile, discard_all
 from maildir_async.disk.threads import Crew
-from maildir_async.format.options import check_count
+from maildir_async.format.options import check_bool, check_count
 from maildir_async.helper.channel import Channel
 from maildir_async.helper.delegation import Delegation
 
@@ -98,8 +98,11 @@ class GroupCommit:
         helper_process: bool = False,
     ) -> None:
         self.admission = Admission(
-            check_count("max_pending", max_pending), check_count("max_pending_bytes", max_pending_bytes)
+            check_count("max_pending", max_pending, least=1),
+            check_count("max_pending_bytes", max_pending_bytes, least=1),
         )
+        for name, value in (("wait", wait), ("syncfs", syncfs), ("helper_process", helper_process)):
+            check_bool(name, value)
         if syncfs and not syncfs_tells_errors():
             raise ValueError("syncfs=True needs Linux 5.8 or later: before, syncfs(2) hides what could not be written")
         self.waits = wait

@@ -30,8 +30,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
             if found is not target:
                 found.close()
             found = target
-            entry.mailbox.directories.make_missing()
-            found = Target(entry.mailbox.directories, path)
+            found = Target.found(entry.mailbox.directories, path)
             _give_name(entry, path, found)
     except BaseException:
         if found is not None and found is not target:

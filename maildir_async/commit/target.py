@@ -9,7 +9,7 @@ from typing import Final
 
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.calls import Disk
-from maildir_async.disk.directories import Directories
+from maildir_async.disk.directories import Directories, unsyncable
 
 __all__ = ["Above", "FileSystem", "Target"]
 
@@ -21,12 +21,13 @@ class Target:
     and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "identity", "path")
+    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "identity", "path", "warnings")
 
     def __init__(self, directories: Directories, path: str) -> None:
         self.directories = directories
         self.path = path
         self.entries: list[Entry] = []
+        self.warnings: list[str] = []
         disk = directories.disk
         self.fd = disk.open_directory(path)
         _open.add(self)
@@ -35,7 +36,7 @@ class Target:
             #: Directories above it that have to be synced before a message in it is durable.
             self.above: list[str] = directories.above(path, self.identity)
             if self.above:
-                directories.check_whole()
+                self.warnings += directories.check_whole()
         except BaseException:
             self.close()
             raise
@@ -46,8 +47,10 @@ class Target:
         try:
             return cls(directories, path)
         except FileNotFoundError:
-            directories.make_missing()
-            return cls(directories, path)
+            warnings = directories.make_missing()
+            target = cls(directories, path)
+            target.warnings += warnings
+            return target
 
     @property
     def disk(self) -> Disk:
@@ -60,10 +63,17 @@ class Target:
 
     def sync_ended(self, failure: BaseException | None) -> None:
         """Learn what its sync came to, or one above it. Never raises."""
+        for warning in self.warnings:
+            self._warn(warning)
+        self.warnings = []
         if failure is not None:
             self.above = []  # which is not found durable
             for entry in self.entries:
                 entry.directory_failed(failure)
+
+    def _warn(self, warning: str) -> None:
+        for entry in self.entries:
+            entry.warn(warning)
 
     def sync_above(self) -> None:
         """Sync what is above it too, by itself. Never raises."""
@@ -89,8 +99,7 @@ class Target:
             try:
                 self.disk.close(fd)
             except OSError as exc:
-                for entry in self.entries:
-                    entry.warn(f"closing {self.path} failed: {exc.strerror}")
+                self._warn(f"closing {self.path} failed: {exc.strerror}")
 
     def disown(self) -> None:
         """In a forked child: close it and do nothing else, it is the parent's."""
@@ -119,9 +128,8 @@ class Above:
         try:
             fd = disk.open_directory(self.path)
         except PermissionError as exc:
-            # A parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
             for entry in self.entries:
-                entry.warn(f"{self.path} could not be opened to be synced: {exc.strerror}")
+                entry.warn(unsyncable(self.path, exc))
             return
         try:
             disk.sync(fd)

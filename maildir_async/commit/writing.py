@@ -32,7 +32,8 @@ def create(entry: Entry) -> int:
             if made:
                 raise
             made = True
-            directories.make_missing()
+            for warning in directories.make_missing():
+                entry.warn(warning)
         else:
             entry.tmp_name = entry.name
             return entry.fd

@@ -108,6 +108,13 @@ class Disk(Protocol):
         """Stat without following a symbolic link in the last component."""
         ...
 
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        """Return device, inode number and time of birth (ns; 0 where it is not known) of what is open.
+
+        No other file or directory has, or had, all three the same.
+        """
+        ...
+
     def listdir(self, path: str) -> list[str]: ...
 
     def room(self, path: str) -> int:

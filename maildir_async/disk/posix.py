@@ -9,6 +9,7 @@ import sys
 from typing import Any, BinaryIO, Final
 
 from maildir_async.disk.calls import UNSUPPORTED
+from maildir_async.disk.identity import identity
 from maildir_async.disk.kernel_aio import fsync_all
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
@@ -125,6 +126,9 @@ class PosixDisk:
 
     def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
         return os.stat(path) if isinstance(path, int) else os.stat(path, dir_fd=directory, follow_symlinks=False)
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        return identity(fd)
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)

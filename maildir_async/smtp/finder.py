@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from maildir_async.disk.paths import absolute
 from maildir_async.errors import BusyError, MaildirError
+from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.recipients import Resolver
 
@@ -81,7 +83,7 @@ class Finder:
         return await self.look(Recipient(address, maildir), size)
 
     def _at(self, path: "str | os.PathLike[str]") -> Maildir:
-        return self._maildir(os.path.abspath(path))
+        return self._maildir(absolute(check_path(path)))
 
     async def look(self, recipient: Recipient, size: int) -> Recipient:
         """Return *recipient* as it was found, refused if *size* bytes can be seen to have no room by now.

@@ -9,11 +9,11 @@ import random
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
-from maildir_async.disk.syncs import Syncs, call_side_by_side
+from maildir_async.disk.syncs import Syncs
+from maildir_async.disk.threads import Crew
 
 __all__ = ["CrashDisk"]
 
@@ -98,12 +98,12 @@ class CrashDisk:
 
     # The Disk.
 
-    def create(self, path: str, mode: int) -> int:
+    def create(self, path: str, mode: int, directory: int | None = None) -> int:
         with self._changing():
-            directory, name = self._parent(path)
-            if name in directory.entries:
+            parent, name = self._parent(path, directory)
+            if name in parent.entries:
                 raise _error(errno.EEXIST, path)
-            inode = directory.entries[name] = _Inode(next(self._numbers), stat.S_IFREG | mode)
+            inode = parent.entries[name] = _Inode(next(self._numbers), stat.S_IFREG | mode)
             return self._descriptor(inode)
 
     def room(self, path: str) -> int:
@@ -112,12 +112,13 @@ class CrashDisk:
                 raise _error(errno.ENOENT, path)
             return 2**40
 
-    def open_to_read(self, path: str) -> BinaryIO:
+    def duplicate(self, fd: int) -> int:
         with self._lock:
-            inode = self._find(path)
-            if inode is None:
-                raise _error(errno.ENOENT, path)
-            return io.BytesIO(inode.data)
+            return self._descriptor(self._open[fd])
+
+    def reader(self, fd: int) -> BinaryIO:
+        with self._lock:
+            return io.BytesIO(self._open.pop(fd).data)
 
     def chmod(self, fd: int, mode: int) -> None:
         with self._changing():
@@ -143,8 +144,11 @@ class CrashDisk:
             inode.synced_data = inode.data
             inode.synced_entries = dict(inode.entries)
 
-    def start_syncs(self, fds: Sequence[int]) -> Syncs:
-        return call_side_by_side([partial(self.sync, fd) for fd in fds])
+    def syncs_by_kernel(self, device: int) -> bool:
+        return False
+
+    def kernel_syncs(self, fds: list[int], crew: Crew) -> Syncs | None:
+        return None
 
     def sync_file_system(self, fd: int) -> None:
         with self._changing():
@@ -159,27 +163,40 @@ class CrashDisk:
         with self._lock:
             del self._open[fd]
 
-    def rename_noreplace(self, source: str, target: str) -> None:
+    def rename_noreplace(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
         with self._changing():
-            if self._find(target) is not None:
+            if self._find(target, target_directory) is not None:
                 raise _error(errno.EEXIST, target)
-            self._move(source, target)
+            self._move(source, target, source_directory, target_directory)
 
-    def link(self, source: str, target: str) -> None:
+    def link(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
         with self._changing():
-            directory, name = self._parent(target)
+            directory, name = self._parent(target, target_directory)
             if name in directory.entries:
                 raise _error(errno.EEXIST, target)
-            directory.entries[name] = self._get(source)
+            directory.entries[name] = self._get(source, source_directory)
 
-    def rename(self, source: str, target: str) -> None:
+    def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
         with self._changing():
-            self._move(source, target)
+            directory, name = self._parent(target, target_directory)
+            if name in directory.entries:
+                raise _error(errno.EEXIST, target)
+            directory.entries[name] = self._open[fd]
 
-    def unlink(self, path: str) -> None:
+    def rename(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
         with self._changing():
-            directory, name = self._parent(path)
-            if directory.entries.pop(name, None) is None:
+            self._move(source, target, source_directory, target_directory)
+
+    def unlink(self, path: str, directory: int | None = None) -> None:
+        with self._changing():
+            parent, name = self._parent(path, directory)
+            if parent.entries.pop(name, None) is None:
                 raise _error(errno.ENOENT, path)
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -196,10 +213,14 @@ class CrashDisk:
                 raise _error(errno.ENOTDIR, path)
             return self._descriptor(inode)
 
-    def stat(self, path: str | int) -> os.stat_result:
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
         with self._lock:
-            inode = self._open[path] if isinstance(path, int) else self._get(path)
+            inode = self._open[path] if isinstance(path, int) else self._get(path, directory)
             return os.stat_result((inode.mode, inode.number, 1, 1, 0, 0, len(inode.data), *[int(inode.ctime)] * 3))
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        with self._lock:
+            return 1, self._open[fd].number, 0  # no number is given twice
 
     def listdir(self, path: str) -> list[str]:
         with self._lock:
@@ -217,37 +238,43 @@ class CrashDisk:
         self._open[fd] = inode
         return fd
 
-    def _move(self, source: str, target: str) -> None:
-        inode = self._get(source)
-        directory, name = self._parent(target)
+    def _move(
+        self, source: str, target: str, source_directory: int | None, target_directory: int | None
+    ) -> None:
+        inode = self._get(source, source_directory)
+        directory, name = self._parent(target, target_directory)
         directory.entries[name] = inode
-        directory, name = self._parent(source)
+        directory, name = self._parent(source, source_directory)
         del directory.entries[name]
 
-    def _parent(self, path: str) -> tuple[_Inode, str]:
-        parent, name = posixpath.split(posixpath.normpath(path))
-        directory = self._get(parent)
+    def _parent(self, path: str, begin: int | None = None) -> tuple[_Inode, str]:
+        parent, name = posixpath.split(path.rstrip("/"))
+        directory = self._get(parent, begin)
         if not directory.is_directory:
             raise _error(errno.ENOTDIR, path)
         return directory, name
 
-    def _get(self, path: str) -> _Inode:
-        found = self._find(path)
+    def _get(self, path: str, begin: int | None = None) -> _Inode:
+        found = self._find(path, begin)
         if found is None:
             raise _error(errno.ENOENT, path)
         return found
 
-    def _find(self, path: str) -> _Inode | None:
-        inode = self._root
-        for name in posixpath.normpath(path).split("/"):
-            if name in ("", "."):
+    def _find(self, path: str, begin: int | None = None) -> _Inode | None:
+        way = [self._root if begin is None else self._open[begin]]
+        for name in path.split("/"):
+            if not name:
                 continue
-            if not inode.is_directory:
+            if not way[-1].is_directory:
                 raise _error(errno.ENOTDIR, path)
-            if name not in inode.entries:
-                return None
-            inode = inode.entries[name]
-        return inode
+            if name == "..":  # of what is there: a directory that is missing has no parent
+                way[1:] = way[1:-1]
+            elif name != ".":
+                found = way[-1].entries.get(name)
+                if found is None:
+                    return None
+                way.append(found)
+        return way[-1]
 
 
 def _walk(

@@ -2,13 +2,14 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import BinaryIO, TypeVar
 
-from maildir_async.disk.posix import Disk, PosixDisk
-from maildir_async.disk.syncs import Syncs, call_side_by_side
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.syncs import Syncs
+from maildir_async.disk.threads import Crew
 
 __all__ = ["Call", "Fault", "FaultDisk"]
 
@@ -86,14 +87,24 @@ class FaultDisk:
             self._paths[fd] = path
         return fd
 
-    def create(self, path: str, mode: int) -> int:
-        return self._call("create", path, lambda: self._opened(self._disk.create(path, mode), path))
+    def _path(self, path: str | int, directory: int | None = None) -> str | int:
+        """Return the whole path of what a call is about; a descriptor as it is."""
+        return path if directory is None else f"{self._paths.get(directory, '')}/{path}"
+
+    def create(self, path: str, mode: int, directory: int | None = None) -> int:
+        whole = str(self._path(path, directory))
+        return self._call("create", whole, lambda: self._opened(self._disk.create(path, mode, directory), whole))
 
     def room(self, path: str) -> int:
         return self._call("room", path, lambda: self._disk.room(path))
 
-    def open_to_read(self, path: str) -> BinaryIO:
-        return self._call("open_to_read", path, lambda: self._disk.open_to_read(path))
+    def duplicate(self, fd: int) -> int:
+        return self._call(
+            "duplicate", fd, lambda: self._opened(self._disk.duplicate(fd), self._paths.get(fd, ""))
+        )
+
+    def reader(self, fd: int) -> BinaryIO:
+        return self._call("reader", fd, lambda: self._disk.reader(fd))
 
     def chmod(self, fd: int, mode: int) -> None:
         self._call("chmod", fd, lambda: self._disk.chmod(fd, mode))
@@ -115,8 +126,11 @@ class FaultDisk:
     def sync(self, fd: int) -> None:
         self._call("sync", fd, lambda: self._disk.sync(fd))
 
-    def start_syncs(self, fds: Sequence[int]) -> Syncs:
-        return call_side_by_side([partial(self.sync, fd) for fd in fds])
+    def syncs_by_kernel(self, device: int) -> bool:
+        return False
+
+    def kernel_syncs(self, fds: list[int], crew: Crew) -> Syncs | None:
+        return None
 
     def sync_file_system(self, fd: int) -> None:
         self._call("sync_file_system", fd, lambda: self._disk.sync_file_system(fd))
@@ -124,17 +138,42 @@ class FaultDisk:
     def close(self, fd: int) -> None:
         self._call("close", fd, lambda: self._disk.close(fd))
 
-    def rename_noreplace(self, source: str, target: str) -> None:
-        self._call("rename_noreplace", target, lambda: self._disk.rename_noreplace(source, target))
+    def rename_noreplace(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
+        self._call(
+            "rename_noreplace",
+            self._path(target, target_directory),
+            lambda: self._disk.rename_noreplace(source, target, source_directory, target_directory),
+        )
 
-    def link(self, source: str, target: str) -> None:
-        self._call("link", target, lambda: self._disk.link(source, target))
+    def rename(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
+        self._call(
+            "rename",
+            self._path(target, target_directory),
+            lambda: self._disk.rename(source, target, source_directory, target_directory),
+        )
 
-    def rename(self, source: str, target: str) -> None:
-        self._call("rename", target, lambda: self._disk.rename(source, target))
+    def link(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
+        self._call(
+            "link",
+            self._path(target, target_directory),
+            lambda: self._disk.link(source, target, source_directory, target_directory),
+        )
 
-    def unlink(self, path: str) -> None:
-        self._call("unlink", path, lambda: self._disk.unlink(path))
+    def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
+        self._call(
+            "link_open",
+            self._path(target, target_directory),
+            lambda: self._disk.link_open(fd, target, target_directory),
+        )
+
+    def unlink(self, path: str, directory: int | None = None) -> None:
+        self._call("unlink", self._path(path, directory), lambda: self._disk.unlink(path, directory))
 
     def mkdir(self, path: str, mode: int) -> None:
         self._call("mkdir", path, lambda: self._disk.mkdir(path, mode))
@@ -142,8 +181,11 @@ class FaultDisk:
     def open_directory(self, path: str) -> int:
         return self._call("open_directory", path, lambda: self._opened(self._disk.open_directory(path), path))
 
-    def stat(self, path: str | int) -> os.stat_result:
-        return self._call("stat", path, lambda: self._disk.stat(path))
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        return self._call("stat", self._path(path, directory), lambda: self._disk.stat(path, directory))
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        return self._call("identity", fd, lambda: self._disk.identity(fd))
 
     def listdir(self, path: str) -> list[str]:
         return self._call("listdir", path, lambda: self._disk.listdir(path))
