@@ -101,10 +101,12 @@ class Admission:
     def admit(self, cost: int) -> bool:
         """Grant a place to a delivery of *cost* bytes, which is to be given back by `give_back`, unless it is full."""
         with self._lock:
-            if self._waiting or not self._fits(cost):
+            pending_bytes = self.pending_bytes + cost
+            is_within = self.pending < self._max_pending and pending_bytes <= self._max_pending_bytes
+            if self._waiting or not (is_within or self.pending == 0):
                 return False
             self.pending += 1
-            self.pending_bytes += cost
+            self.pending_bytes = pending_bytes
         return True
 
     def give_back(self, count: int, cost: int) -> None:

@@ -19,16 +19,17 @@ from maildir_async.errors import MaildirError, Stage, UncertainAppendError, appe
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, DeliveredDraft, Durability, frozen
 
-__all__ = ["QUEUED", "SETTLED", "TAKEN", "WITHDRAWN", "Chunks", "Entry", "Plan"]
+__all__ = ["QUEUED", "SETTLED", "TAKEN", "TOLD", "WITHDRAWN", "Chunks", "Entry", "Plan"]
 
-Chunks = Sequence[bytes | bytearray | memoryview]
+Chunks = bytes | Sequence[bytes | bytearray | memoryview]
 
-#: What an entry may be, in this order but for the last: waiting, in a round, and when it has its outcome; or taken
-#: back by its owner while it was waiting.
+#: What an entry may be, in this order: waiting, in a round, with its outcome, and known to its loop to have that; or
+#: taken back by its owner while it was waiting.
 QUEUED: Final = 0
 TAKEN: Final = 1
 SETTLED: Final = 2
-WITHDRAWN: Final = 3
+TOLD: Final = 3
+WITHDRAWN: Final = 4
 
 
 class Plan:
@@ -79,7 +80,7 @@ class Entry:
         file: what has been written of it already, or None.
         links: see above.
         source: what this is a link to, or None.
-        state: `QUEUED`, `TAKEN`, `SETTLED` or `WITHDRAWN`; changed under the lock of its queue.
+        state: `QUEUED` and so on; changed by who has it: its loop and its round, and between them under a lock.
         generation: of the process it was made in; a forked child has another.
         stage: where it stands, or failed.
         name: its file's, in ``new/``, or in ``cur/`` with flags behind it.
@@ -104,9 +105,7 @@ class Entry:
         chunks: Chunks,
         loop: AbstractEventLoop,
         future: "Future[None]",
-        whole_at: float,
         *,
-        cost: int = -1,
         place: Place | None = None,
         file: StreamFile | None = None,
         links: "Sequence[Entry]" = (),
@@ -116,14 +115,14 @@ class Entry:
         self.chunks = chunks
         self.loop = loop
         self.future = future
-        self.cost = cost
+        self.cost = -1
         self.place = place
         self.file = file
         self.links = links
         self.source: Entry | None = None
         self.state = QUEUED
         self.generation = 0
-        self.whole_at = whole_at
+        self.whole_at = 0.0
         self.taken_at = 0.0
         self.stage: Stage = "queue"
         self.name = ""
@@ -157,7 +156,7 @@ class Entry:
         if self.error is not None:
             return
         self.error = append_error(exc, path=self.mailbox.directories.path, stage=self.stage)
-        self.chunks = ()
+        self.chunks = b""
         for link in self.links:
             if link.error is None and not link.path:
                 link.error = append_error(exc, path=link.mailbox.directories.path, stage=self.stage)
@@ -237,7 +236,7 @@ class Entry:
 
     def conclude(self, now: float) -> None:
         """Say what came of it: `delivered`, unless there is an `error`."""
-        if self.error is not None:
+        if self.error is not None or self.delivered is not None:
             return
         draft, plan = DeliveredDraft(), self.plan
         draft.path = self.path

@@ -26,6 +26,15 @@ class Listener(Protocol):
         ...
 
 
+class Task(Protocol):
+    """Who receives a message: `maildir_async.receive.task.AppendTask`."""
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its loop has been closed."""
+        ...
+
+
 class Mailbox:
     """What is the same for all messages of one `maildir_async.Maildir`, and the count of them.
 
@@ -35,14 +44,15 @@ class Mailbox:
         mode: permission bits of message files.
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
-        in_flight: messages that have a place among the pending, or wait for one, and are not settled.
+        in_flight: whole messages that are not settled.
+        tasks: what is receiving messages that are not whole; it leaves this when they are, or have failed.
         delivered, uncertain, failed, bytes_stored: see `maildir_async.MaildirStatistics`.
 
     """
 
     __slots__ = (
         *("__weakref__", "_drained", "_lock", "bytes_stored", "closed", "delivered", "directories", "failed"),
-        *("in_flight", "listeners", "mode", "names", "uncertain"),
+        *("in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
     )
 
     def __init__(self, directories: Directories, names: UniqueNames, mode: int) -> None:
@@ -61,6 +71,7 @@ class Mailbox:
         # The garbage collector may throw a delivery away whose loop is gone, in a thread that holds this.
         self._lock = threading.RLock()
         self.in_flight = 0
+        self.tasks: weakref.WeakSet[Task] | None = None
 
     def begin(self) -> bool:
         """Count a message in; return False if it has been closed."""
@@ -68,6 +79,35 @@ class Mailbox:
             if not self.closed:
                 self.in_flight += 1
         return not self.closed
+
+    def begin_task(self, task: Task) -> bool:
+        """Count in a message that *task* is going to receive; return False if it has been closed."""
+        with self._lock:
+            if self.closed:
+                return False
+            if self.tasks is None:
+                self.tasks = weakref.WeakSet()
+            self.tasks.add(task)
+        return True
+
+    def end_task(self, task: Task, *, failed: bool) -> None:
+        """The message is whole, and counted as that from here on; or it has *failed*."""
+        with self._lock:
+            if self.tasks is not None:
+                self.tasks.discard(task)
+            if failed:
+                self.failed += 1
+        self._tell_if_drained()
+
+    def live_tasks(self) -> list[Task]:
+        """Return the tasks that will come to an end: not those whose loop has been closed."""
+        with self._lock:
+            return [task for task in list(self.tasks or ()) if not task.is_orphan]
+
+    def enter(self) -> None:
+        """Count a message in that has begun before."""
+        with self._lock:
+            self.in_flight += 1
 
     def close(self) -> None:
         """Take no more messages: every one that has begun by now is counted in `in_flight`."""
@@ -98,27 +138,26 @@ class Mailbox:
             for entry in entries:
                 if entry.delivered is not None:
                     listener.append(entry.delivered)
-        if self._drained and not self.in_flight:
-            self._tell_drained()
+        self._tell_if_drained()
 
     def withdrawn(self) -> None:
         """A message that was counted in has come to nothing: refused, cancelled, or failed before it was whole."""
         with self._lock:
             self.in_flight -= 1
             self.failed += 1
-        if self._drained and not self.in_flight:
-            self._tell_drained()
+        self._tell_if_drained()
 
     def drained(self, loop: AbstractEventLoop) -> "Future[None]":
         """Return a future of *loop*, the running one, that is done when nothing is in flight."""
         future: Future[None] = loop.create_future()
         with self._lock:
             self._drained.append((loop, future))
-        if not self.in_flight:
-            self._tell_drained()
+        self._tell_if_drained()
         return future
 
-    def _tell_drained(self) -> None:
+    def _tell_if_drained(self) -> None:
+        if not self._drained or self.in_flight or self.live_tasks():
+            return
         with self._lock:
             waiting, self._drained = self._drained, []
         for loop, future in waiting:

@@ -92,7 +92,7 @@ class Queue:
         with self._lock:
             if entry.state == QUEUED:
                 entry.state = WITHDRAWN
-                entry.chunks = ()
+                entry.chunks = b""
                 self._waiting.pop(entry, None)
             return entry.state == WITHDRAWN
 

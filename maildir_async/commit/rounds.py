@@ -79,11 +79,12 @@ class LeftBehind(Exception):  # noqa: N818 it is no error
 class _Tmp:
     """What a round knows of one ``tmp/``."""
 
-    __slots__ = ("device", "disk", "fd")
+    __slots__ = ("by_kernel", "device", "disk", "fd")
 
     def __init__(self, disk: Disk, device: int) -> None:
         self.disk = disk
         self.device = device
+        self.by_kernel = disk.syncs_by_kernel(device)
         self.fd: int | None = None  # opened for the second message
 
 
@@ -240,8 +241,8 @@ class Round:
                 if entry.file is not None:
                     complete_stream(entry)
                 else:
-                    data = entry.chunks[0] if len(entry.chunks) == 1 and plan.as_given else b""
-                    if type(data) is not bytes or not data:
+                    data = entry.chunks
+                    if not plan.as_given or type(data) is not bytes:
                         data = convert(entry)
                     entry.size = size = len(data)
                     # CPython searches for one byte with memchr(3) where it replaces, and byte by byte elsewhere.
@@ -264,7 +265,7 @@ class Round:
                     written = disk.write(fd, data) if data else 0
                     if written != size:
                         write_rest(entry, data, written)
-                    entry.chunks = ()
+                    entry.chunks = b""
                 if plan.mtime_ns is not None:
                     # Only mtime: a sweeper that goes by atime must not find an old file in tmp/.
                     disk.utime(entry.fd, time.time_ns(), plan.mtime_ns)
@@ -347,7 +348,7 @@ class Round:
             by_kernel: dict[Disk, tuple[list[Item], list[int]]] = {}
             by_threads: list[Item] = []
             for tmp, entry in [(self._tmps[entry.mailbox.directories.tmp], entry) for entry in files]:
-                if tmp.disk.syncs_by_kernel(tmp.device):
+                if tmp.by_kernel:
                     items, fds = by_kernel.setdefault(tmp.disk, ([], []))
                     items.append(entry)
                     fds.append(entry.fd)

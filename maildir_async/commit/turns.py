@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from maildir_async.commit.entry import Entry
+from maildir_async.commit.entry import TOLD, Entry
 
 __all__ = ["Turns"]
 
@@ -47,7 +47,9 @@ class Turns:
         found = self._turns.get(id(loop))
         turn = (None if found is None else found()) or self._begin(loop)
         if not turn.submitted:
+            turn.begun_at = self._clock()
             loop.call_soon(self._end, turn)
+        entry.whole_at = turn.begun_at
         turn.submitted.append(entry)
 
     def tell(self, entries: list[Entry]) -> None:
@@ -89,6 +91,7 @@ class Turns:
         if turn.is_telling:
             turn.loop.call_soon(self._tell_some, turn)
         for entry in some:
+            entry.state = TOLD
             future = entry.future
             if not future.done():
                 future.set_result(None)
@@ -97,11 +100,11 @@ class Turns:
 class _Turn:
     """What one loop has submitted, and is to be told. Its pending callbacks alone keep it, and so nothing the loop."""
 
-    __slots__ = ("__weakref__", "is_telling", "loop", "settled", "submitted", "told_at")
+    __slots__ = ("__weakref__", "begun_at", "is_telling", "loop", "settled", "submitted", "told_at")
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
         self.submitted: list[Entry] = []
         self.settled: deque[Entry] = deque()
         self.is_telling = False
-        self.told_at = 0.0
+        self.begun_at = self.told_at = 0.0

@@ -13,7 +13,7 @@ __all__ = ["complete_stream", "convert", "create", "write_rest"]
 def convert(entry: Entry) -> bytes:
     """Return what is to be stored: its prefix, and its bytes with the line ends asked for."""
     plan, chunks = entry.plan, entry.chunks
-    given = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
+    given = chunks if isinstance(chunks, bytes) else b"".join(chunks)
     if plan.as_given:
         return given
     content = Content(prefix=plan.prefix, newline=plan.newline)
@@ -59,8 +59,9 @@ def complete_stream(entry: Entry) -> None:
     entry.stage = "write"
     tmp_name = file.name
     entry.tmp_name = tmp_name  # before it is the stream's no more: a sweeper has to know whose it is
-    entry.fd = file.complete(entry.chunks)
-    entry.chunks = ()
+    chunks = entry.chunks
+    entry.fd = file.complete((chunks,) if isinstance(chunks, bytes) else chunks)
+    entry.chunks = b""
     for member in entry.family:
         member.size, member.wire_size = file.content.size, file.content.wire_size
         member.name = f"{member.name},S={member.size},W={member.wire_size}"

@@ -22,6 +22,10 @@ __all__ = ["PosixDisk", "syncfs_tells_errors"]
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+#: What os.fsencode does, which is three calls more.
+_ENCODING: Final = sys.getfilesystemencoding()
+_ERRORS: Final = sys.getfilesystemencodeerrors()
+
 _AT_FDCWD: Final = -100  # fcntl.h
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
 
@@ -90,11 +94,12 @@ class PosixDisk:
     ) -> None:
         if _renameat2 is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source, None, target)
+        new_name = target.encode(_ENCODING, _ERRORS)
         if _renameat2(
             _AT_FDCWD if source_directory is None else source_directory,
-            os.fsencode(source),
+            new_name if source is target else source.encode(_ENCODING, _ERRORS),
             _AT_FDCWD if target_directory is None else target_directory,
-            os.fsencode(target),
+            new_name,
             _RENAME_NOREPLACE,
         ):
             number = ctypes.get_errno()

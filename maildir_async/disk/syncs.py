@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from maildir_async.disk.threads import Crew
 
@@ -31,6 +31,11 @@ class Syncs(Protocol):
         ...
 
 
+#: Threads that make calls side by side, for one such group. On a journaled ext4, 4, 8, 16, 32 and 63 of them synced 64
+#: files at the rate of 3.2, 4.5, 6.0, 6.6 and 5.6 thousand a second.
+SIDE_BY_SIDE: Final = 32
+
+
 class CallsSideBySide:
     """Has threads of *crew* make *calls*, side by side. See `Syncs`."""
 
@@ -39,33 +44,38 @@ class CallsSideBySide:
         self._count = len(calls)
         self._todo = deque(enumerate(calls))
         self._changed = threading.Condition()
+        self._is_left_behind = False
         self._told = 0  # how many of `ended` a wait for one more has returned for
-        self._extra = 0  # threads that the crew may have for those of these that hang
         self.ended: list[int] = []
         self.failures: dict[int, BaseException] = {}
+        self._begin(min(self._count, SIDE_BY_SIDE))
+
+    def _begin(self, threads: int) -> None:
         try:
-            for _ in calls:
-                crew.run(self._work)
+            for _ in range(threads):
+                self._crew.run(self._work)
         except RuntimeError:  # no thread to be had: fewer will do, or this one
-            if not crew.threads:
-                while self._todo:
-                    self._work()
+            if not self._crew.threads:
+                self._work()
 
     def _work(self) -> None:
-        try:
-            number, call = self._todo.popleft()
-        except IndexError:
-            return
-        try:
-            call()
-        except BaseException as exc:
-            self.failures[number] = exc
-        with self._changed:
-            self.ended.append(number)
-            if self._extra:
-                self._extra -= 1
-                self._crew.widen(-1)
-            self._changed.notify_all()
+        todo, ended = self._todo, self.ended
+        while todo:
+            try:
+                number, call = todo.popleft()
+            except IndexError:  # another thread took the last
+                break
+            try:
+                call()
+            except BaseException as exc:
+                self.failures[number] = exc
+            ended.append(number)
+            if self._is_left_behind or len(ended) == self._count:
+                with self._changed:
+                    self._changed.notify_all()
+                    if self._is_left_behind:
+                        self._crew.widen(-1)
+                        return  # each that hung had one thread more
 
     def wait(self, timeout_s: float | None) -> bool:
         """See `Syncs.wait`."""
@@ -78,7 +88,10 @@ class CallsSideBySide:
             return len(self.ended) == self._count
 
     def leave_behind(self) -> None:
-        """See `Syncs.leave_behind`: threads that hang are replaced."""
+        """See `Syncs.leave_behind`: threads that hang are replaced, and what has not begun has a thread each."""
         with self._changed:
-            self._extra = self._count - len(self.ended)
-            self._crew.widen(self._extra)
+            self._is_left_behind = True
+            self._told = len(self.ended)
+            self._crew.widen(self._count - len(self.ended))
+            waiting = len(self._todo)
+        self._begin(waiting)

@@ -3,7 +3,7 @@
 import html
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 __all__ = ["Delivered", "Durability", "DeliveredDraft", "frozen"]
 
@@ -100,7 +100,7 @@ class Delivered(DeliveredDraft):
 def frozen(draft: DeliveredDraft) -> Delivered:
     """Return *draft*, all of whose attributes have been set, as what it is from now on."""
     draft.__class__ = Delivered
-    return cast("Delivered", draft)
+    return draft  # type: ignore[return-value]  # it is one now
 
 
 def _shown(value: object) -> str:

@@ -1,26 +1,23 @@
 """The mailbox: what most programs use."""
 
 import asyncio
-import errno
 import os
-import threading
-import weakref
 from collections.abc import AsyncIterable, Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
-import anyio
-
-from maildir_async.commit.entry import Entry
-from maildir_async.commit.waiting import run_in_thread
+from maildir_async.commit.entry import Plan
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.commit.rounds import names_in_use
+from maildir_async.commit.waiting import run_in_thread, until_done
+from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.paths import absolute
-from maildir_async.disk.posix import Disk, PosixDisk
-from maildir_async.disk.tmpfile import in_use
-from maildir_async.errors import MaildirError, UncertainAppendError, append_error
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.streamfile import streams_in_use
+from maildir_async.errors import append_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.names import UniqueNames, names_for
@@ -37,41 +34,23 @@ from maildir_async.format.options import (
     check_path,
     check_size_limit,
 )
-from maildir_async.format.states import State
 from maildir_async.group_commit import GroupCommit, default_commit
-from maildir_async.helper.channel import in_use_by_helpers
+from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
+from maildir_async.mailbox.statistics import MaildirStatistics
+from maildir_async.mailbox.whole import append_whole, busy_error
 from maildir_async.receive.sources import check_message
-from maildir_async.receive.task import AppendTask, busy_error
+from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.task import AppendTask
 
-__all__ = ["Maildir", "MaildirStatistics"]
+__all__ = ["Maildir"]
 
 T = TypeVar("T")
 
 CLEAN_AGE: Final = timedelta(hours=36)  # "unchanged for 36 hours": the Maildir page
 CONCURRENCY: Final = 64
 _posix: Final = PosixDisk()
-
-
-@dataclass(frozen=True, slots=True)
-class MaildirStatistics:
-    """What has become of the messages given to one `Maildir` object.
-
-    Attributes:
-        in_flight: started, not settled.
-        delivered: delivered as durably as asked for.
-        uncertain: visible, but their directory could not be synced.
-        failed: refused or failed before they were visible; cancelled ones too.
-        bytes_stored: bytes of the delivered ones.
-
-    """
-
-    in_flight: int
-    delivered: int
-    uncertain: int
-    failed: int
-    bytes_stored: int
 
 
 class Maildir:
@@ -116,22 +95,20 @@ class Maildir:
         hostname = check_hostname(hostname)
         if names is not None and hostname is not None:
             raise ValueError("names brings its own hostname")
-        self.directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create))
-        self.names = names or names_for(hostname)
+        self.mailbox = Mailbox(
+            Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create)),
+            names or names_for(hostname),
+            check_file_mode(file_mode),
+        )
         self.durability = check_durability(durability)
-        self.file_mode = check_file_mode(file_mode)
         self.size_limit = check_size_limit(size_limit)
         self._commit = commit
-        self._closed = False
-        self._tasks: weakref.WeakSet[AppendTask] | None = None
-        self._indexes: weakref.WeakSet[Index] | None = None
-        self._closing: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._delivered = self._uncertain = self._failed = self._bytes_stored = 0
+        self._plan = Plan(durability)  # of a message of which nothing else is asked
 
     @property
     def path(self) -> str:
         """Its absolute path."""
-        return self.directories.path
+        return self.mailbox.directories.path
 
     @property
     def commit(self) -> GroupCommit:
@@ -155,7 +132,7 @@ class Maildir:
         It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
         a directory, `AppendError` (stage ``create``) for what the system says.
         """
-        await self._in_thread(self.directories.make)
+        await self._in_thread(self.mailbox.directories.make)
 
     async def check_room(self, size: int = 0) -> None:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
@@ -166,7 +143,7 @@ class Maildir:
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self._in_thread(partial(self.directories.check_room, size))
+        await self._in_thread(partial(self.mailbox.directories.check_room, size))
 
     async def append(
         self,
@@ -209,9 +186,25 @@ class Maildir:
             AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
 
         """
+        if (
+            type(message) is bytes
+            and len(message) <= CHUNK_SIZE
+            and not flags
+            and not prefix
+            and newline == "keep"
+            and received_at is None
+            and durability is None
+            and size_limit is None
+            and self.size_limit is None
+            and on_progress is None
+            and deadline is DEADLINE
+        ):
+            return await append_whole(self.mailbox, self.commit, self._plan, message, len(message))
+        if message is None:  # which an AppendTask takes, to be fed by hand
+            check_message(message)
         return await AppendTask(
             self,
-            _existing_message(message),
+            message,
             flags=flags,
             received_at=received_at,
             prefix=prefix,
@@ -296,11 +289,8 @@ class Maildir:
         it may not be made: `NotAMaildirError`.
         """
         index = Index()
-        with _bookkeeping:
-            if self._indexes is None:
-                self._indexes = weakref.WeakSet()
-            self._indexes.add(index)
-        await self._in_thread(lambda: index.load(self.directories.messages()))
+        self.mailbox.listen(index)
+        await self._in_thread(lambda: index.load(self.mailbox.directories.messages()))
         return index
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
@@ -309,16 +299,18 @@ class Maildir:
         Only regular files whose ctime is older than *older_than*, and none that this process is writing to. Less than
         36 hours is safe only where nothing else delivers to this maildir.
         """
-        return await self._in_thread(partial(self.directories.clean_tmp, check_age(older_than), _is_in_use))
+        clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
+        return await self._in_thread(clean)
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
+        mailbox = self.mailbox
         return MaildirStatistics(
-            in_flight=len(self._live_tasks()),
-            delivered=self._delivered,
-            uncertain=self._uncertain,
-            failed=self._failed,
-            bytes_stored=self._bytes_stored,
+            in_flight=mailbox.in_flight + len(mailbox.live_tasks()),
+            delivered=mailbox.delivered,
+            uncertain=mailbox.uncertain,
+            failed=mailbox.failed,
+            bytes_stored=mailbox.bytes_stored,
         )
 
     async def aclose(self) -> None:
@@ -326,108 +318,19 @@ class Maildir:
 
         A message that somebody is still feeding is waited for. Cancelling this stops the waiting, not the deliveries.
         """
-        loop = asyncio.get_running_loop()
-        while True:
-            drained: asyncio.Future[None] = loop.create_future()
-            with _bookkeeping:  # what starts meanwhile has started, and is waited for, or is refused
-                self._closed = True
-                if not self._live_tasks():
-                    return
-                self._closing.append((loop, drained))
-            try:
-                # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
-                await asyncio.wait([drained], timeout=1.0)
-            finally:
-                with _bookkeeping:
-                    self._closing = [waiting for waiting in self._closing if waiting[1] is not drained]
-
-    # What an AppendTask needs (maildir_async.receive.task.Mailbox).
-
-    def begun(self, task: AppendTask) -> None:
-        """Learn of a task that starts."""
-        with _bookkeeping:
-            if self._closed:
-                raise MaildirError(f"{self.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
-            if self._tasks is None:
-                self._tasks = weakref.WeakSet()
-            self._tasks.add(task)
-
-    def ended(self, task: AppendTask) -> None:
-        """Learn of a task that is settled."""
-        with _bookkeeping:
-            if self._tasks is not None:
-                self._tasks.discard(task)
-            if task.state is State.ABORTED:
-                self._failed += 1
-            closing = self._closing
-            if not closing or self._tasks:
-                return
-            self._closing = []
-        for loop, drained in closing:
-            try:
-                loop.call_soon_threadsafe(partial(_resolve, drained))
-            except RuntimeError:
-                continue  # that loop is closed: nobody waits there
-
-    def record(self, entry: Entry) -> None:
-        """Learn of an outcome, in a worker thread, in the order of publication."""
-        with _bookkeeping:
-            if isinstance(entry.error, UncertainAppendError):
-                self._uncertain += 1
-            if entry.delivered is None:
-                return
-            self._delivered += 1
-            self._bytes_stored += entry.delivered.size
-            indexes = _members(self._indexes)
-        for index in indexes:
-            index.append(entry.delivered)
-
-    def _live_tasks(self) -> list[AppendTask]:
-        with _bookkeeping:
-            return [task for task in _members(self._tasks) if not task.is_orphan]
+        mailbox, loop = self.mailbox, asyncio.get_running_loop()
+        mailbox.close()
+        while mailbox.in_flight or mailbox.live_tasks():
+            # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
+            await asyncio.wait([mailbox.drained(loop)], timeout=1.0)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        outcome = run_in_thread(asyncio.get_running_loop(), self.commit.stream_crew, call)
         try:
-            with anyio.CancelScope(shield=True):
-                await outcome
+            return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
         except OSError as exc:
             raise append_error(exc, path=self.path, stage="create") from exc
-        return outcome.result()
 
 
 def _is_in_use(name: str) -> bool:
     """Whether this process, or its helper, is writing a file of that name in some ``tmp/``: no two have the same."""
-    return any(os.path.basename(path) == name for path in in_use() | in_use_by_helpers())
-
-
-def _existing_message(message: Any) -> Any:
-    if message is None:  # which an AppendTask takes, to be fed by hand
-        check_message(message)
-    return message
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _members(weak: "weakref.WeakSet[T] | None") -> list[T]:
-    while True:
-        try:
-            return list(weak or ())
-        except RuntimeError:  # the garbage collector came, and with it a task's end: see _bookkeeping
-            continue
-
-
-# Counts, sets of tasks and indexes, of all maildirs: held for moments only. The garbage collector may come meanwhile,
-# throw a delivery away whose loop is gone, and so come back here in the same thread.
-_bookkeeping = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _bookkeeping
-    _bookkeeping = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_lock)
+    return name in names_in_use() or name in streams_in_use() or name in names_in_use_by_helpers()
