@@ -44,8 +44,11 @@ MAX_BATCH: Final = 128
 #: Threads that drive batches: one does, and each message that hangs takes another until it ends.
 COMMITTERS: Final = 128
 
-#: Threads for streams' writes and callers' files, each at most one at a time per message.
+#: Threads for streams' writes, each at most one at a time per message.
 STREAM_THREADS: Final = 32
+
+#: Threads that read callers' files, which may block for as long as they like (a pipe, a terminal).
+READER_THREADS: Final = 64
 
 #: Seconds without any progress after which a batch goes on without the messages that hang.
 PATIENCE_S: Final = 0.5
@@ -123,6 +126,7 @@ class GroupCommit:
         self._admission = Admission(max_pending, max_pending_bytes)
         self._committers = Crew(COMMITTERS, "maildir-commit")
         self.stream_crew = Crew(STREAM_THREADS, "maildir-stream")
+        self.reader_crew = Crew(READER_THREADS, "maildir-read")
         self._delegation: Delegation | None = None
         if helper_process:
             self._delegation = Delegation(syncfs=syncfs, crew=self._committers, settled=self._tell, again=self._enqueue)
@@ -139,7 +143,7 @@ class GroupCommit:
         self._round: Round | None = None
         self._batch: list[Entry] = []  # what has been taken, until the round is there
         self._watching = False
-        self._streams: dict[TmpFile, AbstractEventLoop] = {}
+        self._streams: dict[TmpFile, weakref.ref[AbstractEventLoop]] = {}  # nothing here keeps a loop
         if self._delegation is not None:
             self._delegation.reset()
         self._batches = 0
@@ -195,7 +199,7 @@ class GroupCommit:
     def stream_opened(self, tmpfile: TmpFile, loop: AbstractEventLoop) -> None:
         """Keep an eye on a message being received on *loop*: if that is closed, the message is discarded."""
         with self._lock:
-            self._streams[tmpfile] = loop
+            self._streams[tmpfile] = weakref.ref(loop)
             self._watch()
         self._donation.watch(loop)
 
@@ -358,8 +362,9 @@ class GroupCommit:
 
     def _discard_orphans(self) -> None:
         """Discard what was being received on loops that have been closed."""
-        for tmpfile, loop in list(self._streams.items()):
-            if loop.is_closed():
+        for tmpfile, loop_of in list(self._streams.items()):
+            loop = loop_of()
+            if loop is None or loop.is_closed():
                 self.stream_crew.run(tmpfile.discard)
                 self.stream_over(tmpfile)
         if self._delegation is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import io
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,6 +14,10 @@ from maildir_async.disk.threads import Crew
 from maildir_async.disk.tmpfile import TmpFile
 
 __all__ = ["UncancellableFuture", "open_handle", "run_in_thread"]
+
+# anyio would import it when the first scope is made: by a cancellation, on the loop's thread, and perhaps when there is
+# no descriptor left, or no such path any more.
+importlib.import_module("anyio._backends._asyncio")
 
 P = ParamSpec("P")
 T = TypeVar("T")

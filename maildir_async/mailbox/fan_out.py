@@ -9,7 +9,6 @@ maildir is no other's concern.
 import asyncio
 import contextlib
 import errno
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +22,11 @@ from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.shared_file import SharedFile, Target, in_thread
-from maildir_async.receive.producers import source_error
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message, source_of
+from maildir_async.receive.producers import read_all
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.task import AppendTask, busy_error, cost_of
+from maildir_async.receive.user_code import in_own_task
 
 __all__ = ["FanOut", "Outcome", "deliver"]
 
@@ -74,34 +74,18 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
     """
     check_message(message)
     maildirs = list(maildirs)
-    for maildir in maildirs[:1]:
-        AppendTask(maildir, **options)  # raises what is wrong with the options
+    if not maildirs:
+        return []
+    AppendTask(maildirs[0], **options)  # raises what is wrong with the options
     async with FanOut(maildirs, **options) as fan_out:
         try:
             await fan_out.open(cost_of(message))
         except BusyError:
             return await fan_out.finish()
-        source = source_of(message)
         try:
-            while True:
-                chunk = source.read()
-                if inspect.isawaitable(chunk):
-                    chunk = await chunk
-                else:
-                    await asyncio.sleep(0)  # neither need give the loop a turn
-                if chunk is None:
-                    break
-                await fan_out.send(chunk)
-                if source.last:
-                    break
-        except Exception as exc:
-            failure = source_error(exc)
-            if not isinstance(failure, MaildirError):
-                raise failure from failure.__cause__
-            fan_out.fail(failure)
-        finally:
-            if (closing := source.close()) is not None:
-                await closing
+            await in_own_task(read_all(message, maildirs[0].commit.reader_crew, fan_out.send))
+        except MaildirError as exc:
+            fan_out.fail(exc)
         return await fan_out.finish()
 
 

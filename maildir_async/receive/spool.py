@@ -7,19 +7,19 @@ touches the disk here: it goes to group commit as it is. On the loop's thread on
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 from weakref import finalize
 
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.waiting import open_handle, run_in_thread
 from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.group_commit import GroupCommit
-from maildir_async.receive.buffer import Buffer
+from maildir_async.receive.buffer import Buffer, Chunk
 
-__all__ = ["CHUNK_SIZE", "Spool"]
+__all__ = ["CHUNK_SIZE", "Spool", "Writer"]
 
-Chunks = list[bytes | bytearray | memoryview]
+Chunks = list[Chunk]
 
 #: Bytes gathered before they are written. A stream holds two such chunks: one being written, one being received.
 CHUNK_SIZE: Final = 512 * 1024
@@ -31,34 +31,40 @@ LARGE_FROM: Final = 8 * 2**20
 FEW_STREAMS: Final = 4
 
 
+class Writer(Protocol):
+    """What has its message written: `maildir_async.receive.reception.Reception`."""
+
+    def written(self) -> None:
+        """Go on: a chunk has been written, and there is room for another."""
+        ...
+
+    def write_failed(self, exc: BaseException) -> None:
+        """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
+        ...
+
+    def quiet(self) -> None:
+        """Look again what there is to do: a task or thread has ended that was at work on the file."""
+        ...
+
+
 class Spool:
     """Gathers and writes one message.
 
     Args:
+        writer: what it is written for.
         loop: the delivery's.
         tmpfile: where it is written.
         commit: whose threads write.
-        written: told whenever a chunk has been, and there is room for another.
-        failed: told what went wrong, or that the writing task was cancelled.
-        quiet: told whenever a task or thread of this has ended.
 
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        tmpfile: TmpFile,
-        commit: GroupCommit,
-        written: Callable[[], object],
-        failed: Callable[[BaseException], object],
-        quiet: Callable[[], object],
+        self, writer: Writer, loop: asyncio.AbstractEventLoop, tmpfile: TmpFile, commit: GroupCommit
     ) -> None:
+        self._writer = writer
         self._loop = loop
         self._tmpfile = tmpfile
         self._commit = commit
-        self._written = written
-        self._failed = failed
-        self._quiet = quiet
         self._buffer = Buffer()
         self._next: deque[Chunks] = deque()  # one whole chunk at most: what the thread writes after the one in hand
         self._next_size = 0
@@ -108,7 +114,7 @@ class Spool:
         return self._buffer.take()
 
     def submit(self, entry: Entry) -> None:
-        """The message is whole with what *entry* holds."""
+        """Have the message committed, which is whole with what *entry* holds."""
         self._commit.submit(entry)
 
     def discard(self) -> None:
@@ -123,7 +129,7 @@ class Spool:
             except RuntimeError:  # there is no thread, so none is at work on it, and the system gives no other
                 self._tmpfile.discard()
             else:
-                self._discarding.add_done_callback(lambda _: self._quiet())
+                self._discarding.add_done_callback(lambda _: self._writer.quiet())
 
     @property
     def leftover(self) -> str | None:
@@ -131,12 +137,10 @@ class Spool:
         return self._discarding.result() if self._discarding is not None else None
 
     def forget(self) -> None:
-        """The delivery is over: whatever has become of the file, it is no concern of this any more."""
+        """Let go of the file, whatever has become of it: the delivery is over."""
         if self._abandoned is not None:
             self._abandoned.detach()
             self._commit.stream_over(self._tmpfile)
-        self._written = self._quiet = int
-        self._failed = id
 
     async def _write(self, chunks: Chunks) -> None:
         try:
@@ -150,7 +154,7 @@ class Spool:
                 handle: Any = self._handle
                 await handle.writelines(self._and_next(chunks))
         except (Exception, asyncio.CancelledError) as exc:  # the loop cancels all tasks before it ends
-            self._failed(exc)
+            self._writer.write_failed(exc)
 
     def _and_next(self, chunks: Chunks) -> Iterator[Chunks]:
         """Yield a chunk, and the next while there is one. In the thread: it does not wait for the loop between."""
@@ -165,7 +169,7 @@ class Spool:
     def _took_next(self) -> None:
         if not self._discarded:
             self.write_out()
-            self._written()
+            self._writer.written()
 
     def _wrote(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
@@ -173,9 +177,11 @@ class Spool:
         # message must be.
         failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if failure is not None:
-            self._failed(failure)
-        self._took_next()
-        self._quiet()
+            self._writer.write_failed(failure)
+        try:
+            self._took_next()
+        finally:  # a KeyboardInterrupt in an on_progress
+            self._writer.quiet()
 
 
 def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
