@@ -200,7 +200,9 @@ async def test_classes_of_one_s_own_become_exact_types(tmp_path: Path) -> None:
         (int, 1000),
     ]
     for prefix in (Bytes(b"X: 1\r\n"), bytearray(b"X: 1\r\n"), memoryview(b"X: 1\r\n")):
-        task = AppendTask(maildir, MAIL, flags=Word.SEEN, newline=cast(Any, Word.LF), prefix=prefix, received_at=True + 0)
+        task = AppendTask(
+            maildir, MAIL, flags=Word.SEEN, newline=cast(Any, Word.LF), prefix=prefix, received_at=True + 0
+        )
         delivered = await task
         assert (type(delivered.flags), delivered.flags, type(delivered.path)) == (str, "S", str)
         assert delivered.path.partition(",")[0].endswith(".mx.example.org")

@@ -246,9 +246,7 @@ class Round:
                         data = convert(entry)
                     entry.size = size = len(data)
                     # CPython searches for one byte with memchr(3) where it replaces, and byte by byte elsewhere.
-                    entry.wire_size = (
-                        wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
-                    )
+                    entry.wire_size = wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
                     entry.name = name = f"{entry.name},S={size},W={entry.wire_size}"
                     entry.stage = "create"
                     if tmp is None or tmp.fd is None:

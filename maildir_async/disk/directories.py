@@ -22,7 +22,9 @@ SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 #: What this process has found or made durable, itself and all above it: (disk, path of a directory) → its identity.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
 
-_DURABLE_MAX: Final = 32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+_DURABLE_MAX: Final = (
+    32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+)
 
 
 def sync_directory(disk: Disk, path: str) -> None:

@@ -29,7 +29,7 @@ from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.protocol import Decoder, encode
 
-__all__ = ["Channel", "InFlight", "Stream", "error_from", "error_to", "in_use_by_helpers"]
+__all__ = ["Channel", "InFlight", "Stream", "error_from", "error_to", "names_in_use_by_helpers"]
 
 RECEIVE_SIZE: Final = 256 * 1024
 
@@ -70,7 +70,7 @@ class InFlight:
     stream: Stream | None = None
 
 
-def in_use_by_helpers() -> set[str]:
+def names_in_use_by_helpers() -> set[str]:
     """Return the paths in ``tmp/`` that helper processes of this process are writing to."""
     return {path for channel in list(_channels) for path in channel.in_use()}
 

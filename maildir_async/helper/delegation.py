@@ -10,8 +10,8 @@ from typing import Final
 
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.disk.threads import Crew
 from maildir_async.disk.streamfile import StreamFile as TmpFile
+from maildir_async.disk.threads import Crew
 from maildir_async.helper.channel import Channel, InFlight
 from maildir_async.helper.process import END_S, Helper, HelperProcess
 from maildir_async.helper.recovery import give_up, recover

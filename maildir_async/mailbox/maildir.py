@@ -17,7 +17,7 @@ from maildir_async.disk.directories import Directories
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.streamfile import streams_in_use
-from maildir_async.errors import append_error
+from maildir_async.errors import append_error, busy_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.names import UniqueNames, names_for
@@ -39,7 +39,7 @@ from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.statistics import MaildirStatistics
-from maildir_async.mailbox.whole import append_whole, busy_error
+from maildir_async.mailbox.whole import append_whole
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.task import AppendTask
