@@ -1,4 +1,7 @@
-"""The bench every test runs on: four kinds of event loop, and no blocking call on any of them."""
+"""The bench every test runs on: an event loop in debug mode, and no blocking call on it.
+
+A test marked `every_loop` runs on the other kinds of loop too. A test marked `heavy` runs only if it is asked for.
+"""
 
 import asyncio
 import os
@@ -30,14 +33,25 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
 
-LOOPS: dict[str, dict[str, Any]] = {"asyncio": {}, "debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
+#: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
+LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
 if sys.version_info >= (3, 12):
     LOOPS["eager"] = {"loop_factory": _eager_loop}
 
 
-@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return ("asyncio", request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give an async test the debug loop, or every kind of loop if it is marked so, unless it names its own."""
+    if "anyio_backend" not in metafunc.fixturenames or any(
+        "anyio_backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        return
+    names = list(LOOPS) if metafunc.definition.get_closest_marker("every_loop") else ["debug"]
+    metafunc.parametrize("anyio_backend", [LOOPS[name] for name in names], ids=names, indirect=True)
 
 
 OS_CALLS = ["open", "read", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "listdir", "scandir"]

@@ -16,6 +16,8 @@ from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
 from maildir_async.format.states import State
 from maildir_async.testing import Fault, FaultDisk
 
+pytestmark = pytest.mark.every_loop
+
 SHORT = b"Subject: short\n\nbody\n"
 LONG = bytes(range(256)) * 2048 * 2 + b"tail"  # two chunks and more: written while it is received
 

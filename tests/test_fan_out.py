@@ -516,6 +516,7 @@ def test_what_a_cancelled_finish_has_done_is_known(
             break
 
 
+@pytest.mark.every_loop
 async def test_abort_in_the_middle(tmp_path: Path) -> None:
     """What is given up leaves nothing, at whatever point; finishing afterwards tells the refusal."""
     for count in range(20):
@@ -533,6 +534,7 @@ async def test_abort_in_the_middle(tmp_path: Path) -> None:
     assert all(not any(contents(maildir.path).values()) for maildir in maildirs)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("size", [0, 10, 1_000_000])
 async def test_what_is_given_up_is_no_success(tmp_path: Path, size: int) -> None:
     """After an abort each outcome is a temporary error, however much had come."""

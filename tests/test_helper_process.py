@@ -205,6 +205,7 @@ async def test_all_is_as_without_it(tmp_path: Path) -> None:
     assert commit.statistics().helper_pid is None
 
 
+@pytest.mark.every_loop
 async def test_many_at_once_into_several_maildirs(tmp_path: Path) -> None:
     """Messages begun together, whole and streamed, come to their own maildirs, each with its own outcome."""
     async with helped() as commit:
@@ -485,6 +486,7 @@ def test_killed_at_any_moment_under_load(tmp_path: Path, no_back_off: None) -> N
     assert any(isinstance(outcome, AppendError) for outcome in outcomes.values())
 
 
+@pytest.mark.every_loop
 async def test_dies_with_messages_in_flight(tmp_path: Path, no_back_off: None) -> None:
     """A helper killed while it has done nothing yet: whole messages are delivered, what was being received fails."""
     async with helped() as commit:
@@ -1063,6 +1065,7 @@ async def _wait_for(task: AppendTask) -> Delivered:
 CANCELS: Final = ["task", "native", "timeout", "anyio"]
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("how", CANCELS)
 async def test_a_cancelled_stream_leaves_nothing(tmp_path: Path, how: str) -> None:
     """When the cancellation of a stream has come through, the helper has removed what there was of it."""
@@ -1077,6 +1080,7 @@ async def test_a_cancelled_stream_leaves_nothing(tmp_path: Path, how: str) -> No
     assert Look(maildir.path).messages() == [b"afterwards"]
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("how", CANCELS)
 @pytest.mark.parametrize("end", ["goes on", "dies"])
 async def test_whoever_cancels_waits_for_the_helper(tmp_path: Path, how: str, end: str) -> None:
@@ -1100,6 +1104,7 @@ async def test_whoever_cancels_waits_for_the_helper(tmp_path: Path, how: str, en
     assert Look(maildir.path).messages() == [b"whole"]
 
 
+@pytest.mark.every_loop
 async def test_cancelled_before_it_was_sent(tmp_path: Path) -> None:
     """A message cancelled in the turn it was begun in is not delivered."""
     async with helped() as commit:
@@ -1208,6 +1213,7 @@ async def test_another_disk_is_used_here(tmp_path: Path, make: Callable[[], Faul
 # Bounds, numbers, the end.
 
 
+@pytest.mark.every_loop
 async def test_bounds_hold(tmp_path: Path) -> None:
     """What the helper has in hand is pending: past the bound BusyError at once, or a wait, as without a helper."""
     async with helped(max_pending=4, wait=False) as commit:
@@ -1227,6 +1233,7 @@ async def test_bounds_hold(tmp_path: Path) -> None:
     assert len(Look(maildir.path).names("new")) == 6
 
 
+@pytest.mark.every_loop
 async def test_a_pause_reaches_the_source(tmp_path: Path) -> None:
     """A source is asked for no more than a few chunks while the helper does not take them."""
     given = 0
@@ -1267,6 +1274,7 @@ async def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:
     assert Look(maildir.path).messages() == [b"x" * LONG]
 
 
+@pytest.mark.every_loop
 async def test_ended_and_begun_again(tmp_path: Path) -> None:
     """`aclose` waits for what is in hand and ends the helper, as often as it is called; then there is another."""
     commit = GroupCommit(helper_process=True)
@@ -1289,6 +1297,7 @@ async def test_ended_and_begun_again(tmp_path: Path) -> None:
     assert len(Look(maildir.path).messages()) == 3 * 21
 
 
+@pytest.mark.every_loop
 async def test_cancelling_aclose_does_not_leave_it_half_done(tmp_path: Path) -> None:
     """Whoever is cancelled in `aclose` gets that when the helper is gone."""
     commit = GroupCommit(helper_process=True)

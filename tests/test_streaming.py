@@ -24,6 +24,8 @@ from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, turns
 from wire import KINDS, REFUSED, SECRET, Client, Clock, Faulty, Scripted, Server, is_lmtp, serving, until, verbatim
 
+pytestmark = pytest.mark.every_loop
+
 MIB: Final = 2**20
 
 python_loop: Final = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
