@@ -4,7 +4,7 @@ import asyncio
 import io
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +185,21 @@ async def _cancel_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -
         assert 0 < cancelled < steps
 
 
+def _turns(every: bool) -> Iterator[int]:
+    """Yield 0, 1, 2, … for ever; if not *every*, the sparser the later, as turns are short beside a disk."""
+    turn = 0
+    while True:
+        yield turn
+        turn += 1 if every else max(1, turn // 20)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.heavy)], ids=["sparse", "every"])
 @pytest.mark.parametrize("message", MESSAGES)
-async def test_cancelled_in_every_turn_of_the_loop(tmp_path: Path, message: str) -> None:
+async def test_cancelled_in_every_turn_of_the_loop(tmp_path: Path, message: str, every: bool) -> None:
     """Cancelled in the first turn of its loop, the second, … until it is through: the promises hold each time."""
     content, make, run = MESSAGES[message]
     outcomes = set()
-    for turns in itertools.count():
+    for turns in _turns(every):
         disk = FaultDisk()
         maildir = Maildir(tmp_path / str(turns), disk=disk, commit=GroupCommit())
         task = AppendTask(maildir, make())
