@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path

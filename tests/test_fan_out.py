@@ -359,9 +359,10 @@ async def test_with_a_helper_process(tmp_path: Path, kind: tuple[Callable[[], An
     await commit.aclose()
 
 
-def test_power_cut_at_every_call() -> None:
+@pytest.mark.parametrize("size", [600_000, pytest.param(len(LONG), marks=pytest.mark.heavy)])
+def test_power_cut_at_every_call(size: int) -> None:
     """Whenever the power goes, each acknowledged message survives, and no visible one is torn: with copies too."""
-    for number, message in itertools.product((0, errno.EXDEV), (MAIL, LONG)):
+    for number, message in itertools.product((0, errno.EXDEV), (MAIL, LONG[:size])):
         for cut_at in itertools.count(1):
             crash = CrashDisk(cut_at=cut_at)
             disk = FaultDisk(*([Fault("link", error=number, nth=0, path="user1/")] if number else []), disk=crash)
