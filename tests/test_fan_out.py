@@ -421,7 +421,15 @@ CALLS: Final = ("create", "write", "sync", "close", "link", "rename_noreplace", 
 
 
 @pytest.mark.parametrize("message", list(KINDS))
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EXDEV])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EIO,
+        errno.EXDEV,
+        *(pytest.param(number, marks=pytest.mark.heavy) for number in (errno.ENOSPC, errno.EACCES)),
+    ],
+    ids=errno.errorcode.get,
+)
 def test_every_call_fails(tmp_path: Path, message: str, number: int) -> None:
     """Whichever call fails, each maildir is as its outcome says, and no file is left open or in tmp/."""
     make, content = KINDS[message]
@@ -474,8 +482,15 @@ def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
             break
 
 
-@pytest.mark.parametrize(("number", "by_scope"), [(None, False), (errno.EXDEV, True)], ids=["native", "copied-anyio"])
-@pytest.mark.parametrize("message", list(KINDS))
+@pytest.mark.parametrize(
+    ("message", "number", "by_scope"),
+    [
+        pytest.param("stream", None, False, id="stream-native"),
+        pytest.param("bytes", errno.EXDEV, True, id="bytes-copied-anyio"),
+        pytest.param("bytes", None, False, id="bytes-native", marks=pytest.mark.heavy),
+        pytest.param("stream", errno.EXDEV, True, id="stream-copied-anyio", marks=pytest.mark.heavy),
+    ],
+)
 def test_what_a_cancelled_finish_has_done_is_known(
     tmp_path: Path, message: str, number: int | None, by_scope: bool
 ) -> None:

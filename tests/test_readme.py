@@ -212,6 +212,16 @@ def test_ci_runs_the_readme_s_command() -> None:
     assert SHELL[1].strip() in [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
 
 
+def test_ci_runs_the_heavy_tests_too() -> None:
+    """What the README's command leaves out, CI runs by the same interpreter, and CONTRIBUTING.md says how one does."""
+    lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+    command = SHELL[1].strip().rpartition(" && ")[2] + " -m heavy"
+    (heavy,) = (number for number, line in enumerate(lines) if command in line)
+    assert heavy > lines.index(SHELL[1].strip())
+    assert not lines[heavy].startswith(("#", "if ", "["))
+    assert "`-m heavy`" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 def test_nothing_is_claimed_that_is_not_built() -> None:
     """What does not work yet is named under "Not yet" and nowhere else; every file linked to is there."""
     rest = "".join(line for line in README.splitlines(keepends=True) if not line.startswith("* **Not yet:**"))
