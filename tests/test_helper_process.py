@@ -45,7 +45,6 @@ from maildir_async import (
     MessageTooLargeError,
     NotAMaildirError,
     UncertainAppendError,
-    helper,
 )
 from maildir_async.commit.admission import Admission
 from maildir_async.commit.entry import Entry
@@ -55,6 +54,7 @@ from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
 from maildir_async.format.names import names_for
+from maildir_async.helper import program
 from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
@@ -318,13 +318,13 @@ def test_an_error_passes_from_process_to_process(error: MaildirError) -> None:
 def helper_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultDisk]:
     """The disk of helpers that are no processes, but threads of this one, so that their calls can fail as told."""
     disk, threads = FaultDisk(), list[threading.Thread]()
-    monkeypatch.setattr(helper, "_disk", disk)
+    monkeypatch.setattr(program, "_disk", disk)
 
     def start(process: HelperProcess) -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
-            asyncio.run(helper._serve(theirs, os.getppid(), syncfs=False))
+            asyncio.run(program._serve(theirs, os.getppid(), syncfs=False))
             theirs.close()
 
         threads.append(thread := threading.Thread(target=serve))

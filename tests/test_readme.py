@@ -149,7 +149,7 @@ def test_twisted_s_members_have_what_the_table_says() -> None:
 def test_the_exit_codes_are_those_of_sysexits() -> None:
     """The command's exit codes are the ones its source names, and the daemon's, but for that of a worker's crash."""
     package = Path(maildir_async.__file__).parent
-    source = "".join(path.read_text() for path in (package / "cli.py", *(package / "daemon").glob("*.py")))
+    source = "".join(path.read_text() for part in ("command", "daemon") for path in (package / part).glob("*.py"))
     named = {getattr(os, name) for name in re.findall(r"\bos\.(EX_\w+)", source)}
     assert {int(code) for code, _ in table("The command")} == named - {os.EX_SOFTWARE}
 
