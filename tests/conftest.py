@@ -4,6 +4,7 @@ A test marked `every_loop` runs on the other kinds of loop too. A test marked `h
 """
 
 import asyncio
+import linecache
 import os
 import signal
 import ssl
@@ -32,6 +33,15 @@ def _eager_loop() -> asyncio.AbstractEventLoop:
 for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
+
+def _nothing_has_changed(filename: str | None = None) -> None:
+    """For `linecache.checkcache`."""
+
+
+# Debug mode keeps a stack of ten frames for every call, future and task, and asks for the date of each frame's file:
+# half of the time of many a test. No source file changes while the tests run, and three frames show who it was.
+linecache.checkcache = _nothing_has_changed
+asyncio.constants.DEBUG_STACK_DEPTH = 3
 
 #: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
 LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
