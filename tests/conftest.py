@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 import time
+from asyncio import constants
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: one more than there are cores, as tests wait for disks and peers."""
+    return min(len(os.sched_getaffinity(0)) + 1, 5)
+
+
 def _nothing_has_changed(filename: str | None = None) -> None:
     """For `linecache.checkcache`."""
 
@@ -41,7 +49,7 @@ def _nothing_has_changed(filename: str | None = None) -> None:
 # Debug mode keeps a stack of ten frames for every call, future and task, and asks for the date of each frame's file:
 # half of the time of many a test. No source file changes while the tests run, and three frames show who it was.
 linecache.checkcache = _nothing_has_changed
-asyncio.constants.DEBUG_STACK_DEPTH = 3
+constants.DEBUG_STACK_DEPTH = 3  # type: ignore[misc]  # final for those who read it
 
 #: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
 LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}

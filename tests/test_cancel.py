@@ -150,8 +150,21 @@ def _check(look: Look, task: AppendTask, message: bytes, disk: FaultDisk) -> Non
     assert not descriptors(look.path.parent)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
-@pytest.mark.parametrize("message", MESSAGES)
+def _each_with_one() -> list[Any]:
+    """Return every kind of message with every kind of cancellation, of which those with neither of two are heavy."""
+    return [
+        pytest.param(
+            message,
+            kind,
+            id=f"{message}-{kind.__name__.strip('_')}",
+            marks=() if kind is _native or message == "async iterable" else pytest.mark.heavy,
+        )
+        for message in MESSAGES
+        for kind in KINDS
+    ]
+
+
+@pytest.mark.parametrize(("message", "kind"), _each_with_one())
 def test_cancelled_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -> None:
     """Cancelled before any of its system calls, a delivery is as if never begun, or whole; and it is over."""
     asyncio.run(_cancel_at_every_disk_call(tmp_path, kind, message))

@@ -59,7 +59,7 @@ from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import UNIQUE, Gate, children, forked, state_of, tree, turns
+from support import UNIQUE, Gate, children, forked, some, state_of, tree, turns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 
@@ -205,7 +205,6 @@ async def test_all_is_as_without_it(tmp_path: Path) -> None:
     assert commit.statistics().helper_pid is None
 
 
-@pytest.mark.every_loop
 async def test_many_at_once_into_several_maildirs(tmp_path: Path) -> None:
     """Messages begun together, whole and streamed, come to their own maildirs, each with its own outcome."""
     async with helped() as commit:
@@ -486,7 +485,6 @@ def test_killed_at_any_moment_under_load(tmp_path: Path, kills: int, no_back_off
     assert any(isinstance(outcome, AppendError) for outcome in outcomes.values())
 
 
-@pytest.mark.every_loop
 async def test_dies_with_messages_in_flight(tmp_path: Path, no_back_off: None) -> None:
     """A helper killed while it has done nothing yet: whole messages are delivered, what was being received fails."""
     async with helped() as commit:
@@ -837,7 +835,7 @@ def _die(how: str, path: str) -> None:
 ENDS: Final = {"killed": -9, "forked": -9, "os._exit": 3, "sys.exit": 3, "end": 0, "asyncio.run": 0}
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", some(ENDS, 2))
 def test_it_does_not_outlive_its_parent(tmp_path: Path, how: str) -> None:
     """However the parent dies the helper ends by itself; messages are whole in new/ or not there, and tmp/ is empty."""
     paths = [str(Path(maildir_async.__file__).parents[1]), os.path.dirname(__file__)]
@@ -971,8 +969,11 @@ def test_several_loops_and_threads_at_once(tmp_path: Path) -> None:
     loop.close()
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["tasks still referenced", "tasks forgotten"])
-@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("uv", "held"),
+    some([(False, True), (False, False), (True, False), (True, True)], 2),
+    ids=["asyncio-referenced", "asyncio-forgotten", "uvloop-forgotten", "uvloop-referenced"],
+)
 def test_loop_closed_under_deliveries(tmp_path: Path, held: bool, uv: bool) -> None:
     """A loop closed with deliveries in flight leaves nothing in tmp/, no connection, and others undisturbed."""
     import uvloop
@@ -1065,7 +1066,6 @@ async def _wait_for(task: AppendTask) -> Delivered:
 CANCELS: Final = ["task", "native", "timeout", "anyio"]
 
 
-@pytest.mark.every_loop
 @pytest.mark.parametrize("how", CANCELS)
 async def test_a_cancelled_stream_leaves_nothing(tmp_path: Path, how: str) -> None:
     """When the cancellation of a stream has come through, the helper has removed what there was of it."""
@@ -1213,7 +1213,6 @@ async def test_another_disk_is_used_here(tmp_path: Path, make: Callable[[], Faul
 # Bounds, numbers, the end.
 
 
-@pytest.mark.every_loop
 async def test_bounds_hold(tmp_path: Path) -> None:
     """What the helper has in hand is pending: past the bound BusyError at once, or a wait, as without a helper."""
     async with helped(max_pending=4, wait=False) as commit:
@@ -1274,7 +1273,6 @@ async def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:
     assert Look(maildir.path).messages() == [b"x" * LONG]
 
 
-@pytest.mark.every_loop
 async def test_ended_and_begun_again(tmp_path: Path) -> None:
     """`aclose` waits for what is in hand and ends the helper, as often as it is called; then there is another."""
     commit = GroupCommit(helper_process=True)
