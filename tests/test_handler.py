@@ -131,6 +131,7 @@ def test_no_two_messages_are_called_the_same(tmp_path: Path) -> None:
     assert len(set(found)) == len(found) == 9
 
 
+@pytest.mark.every_loop
 async def test_content_is_the_bytes_that_were_sent(tmp_path: Path, server: Any) -> None:
     """The message is stored as it came, LF for CRLF, behind the trace headers; nothing of it is parsed."""
     receipts: list[Receipt] = []
@@ -349,6 +350,7 @@ async def test_an_uncertain_message_is_sent_again(tmp_path: Path, server: Any) -
     assert len(contents(tmp_path / "m")["new"]) == 1
 
 
+@pytest.mark.every_loop
 async def test_a_full_queue_is_told_at_once(tmp_path: Path, server: Any) -> None:
     """With no place among the pending deliveries the answer is 451 4.3.2, not a wait."""
     gate = Gate()

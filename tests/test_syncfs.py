@@ -42,6 +42,7 @@ async def _ready(path: Path, disk: FaultDisk | None = None) -> tuple[Maildir, Fa
     return maildir, disk
 
 
+@pytest.mark.every_loop
 async def test_one_sync_for_a_batch(tmp_path: Path) -> None:
     """A batch of any messages makes one sync of their file system, none of a file, and one of the directory."""
     maildir, disk = await _ready(tmp_path / "m")

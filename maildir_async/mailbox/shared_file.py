@@ -211,7 +211,7 @@ class SharedFile:
 
 def _is_its_own(error: MaildirError) -> bool:
     """Whether what has failed in one maildir says nothing of another on the same file system."""
-    return isinstance(error, NotAMaildirError) or error.stage in ("create", "publish") or error.errno == errno.EDQUOT
+    return isinstance(error, NotAMaildirError) or error.stage == "create" or error.errno == errno.EDQUOT
 
 
 async def _until_links_over(task: AppendTask) -> None:
