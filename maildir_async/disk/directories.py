@@ -22,7 +22,9 @@ SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 #: What this process has found or made durable, itself and all above it: (disk, path of a directory) → its identity.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
 
-_DURABLE_MAX: Final = 32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+_DURABLE_MAX: Final = (
+    32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+)
 
 
 def sync_directory(disk: Disk, path: str) -> None:
@@ -55,7 +57,7 @@ class Directories:
         path = self.tmp
         while True:
             try:
-                return self.disk.stat(path).st_dev
+                return self.disk.stat(f"{path}/.").st_dev  # of what a symbolic link leads to
             except FileNotFoundError:
                 if path == os.path.dirname(path):
                     return self.path
