@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from email.message import EmailMessage
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -1412,14 +1413,14 @@ async def test_the_first_use_of_a_maildir(maildir: Maildir) -> None:
 
 
 async def test_the_first_delivery_creates(tmp_path: Path) -> None:
-    """A maildir made by a delivery is synced up to the first directory that existed before its message is published."""
+    """A maildir made by a delivery is durable, from the outside in, before its message is published; then new/ is."""
     disk = FaultDisk()
     await Maildir(tmp_path / "a" / "b" / "box", disk=disk).append(MAIL)
     calls = made(disk, *SYNCS)
-    made_first = [("mkdir", name) for name in ("a", "b", "box", "cur", "new", "tmp")]
-    synced = [("sync", name) for name in ("box", "b", "a", tmp_path.name)]
-    assert calls[: len(made_first) + len(synced)] == made_first + synced
-    assert calls[len(made_first) + len(synced) :][:3] == [*FILE_FIRST, ("sync", "new")]
+    parts = (tmp_path.name, "a", "b", "box")
+    on_the_way = [call for above, name in pairwise(parts) for call in (("mkdir", name), ("sync", above))]
+    inside = [("mkdir", name) for name in ("cur", "new", "tmp")]
+    assert calls == [("sync", ".."), *on_the_way, *inside, ("sync", "box"), *FILE_FIRST, ("sync", "new")]
 
 
 @pytest.mark.parametrize("message", [MAIL, [LONG]], ids=["short", "long"])
