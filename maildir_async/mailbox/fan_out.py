@@ -22,10 +22,11 @@ from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.shared_file import SharedFile, Target, in_thread
+from maildir_async.receive.delivery import busy_error
 from maildir_async.receive.producers import read_all
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.task import AppendTask, busy_error, cost_of
+from maildir_async.receive.task import AppendTask
 from maildir_async.receive.user_code import in_own_task
 
 __all__ = ["FanOut", "Outcome", "deliver"]

@@ -29,8 +29,10 @@ from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
+from maildir_async.receive.delivery import busy_error
 from maildir_async.receive.sources import check_message
-from maildir_async.receive.task import AppendTask, busy_error
+from maildir_async.receive.submission import Counted
+from maildir_async.receive.task import AppendTask
 
 __all__ = ["Maildir", "MaildirStatistics"]
 
@@ -110,7 +112,7 @@ class Maildir:
         self.size_limit = check_size_limit(size_limit)
         self._commit = commit
         self._closed = False
-        self._tasks: weakref.WeakSet[AppendTask] | None = None
+        self._tasks: weakref.WeakSet[Counted] | None = None
         self._indexes: weakref.WeakSet[Index] | None = None
         self._closing: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._delivered = self._uncertain = self._failed = self._bytes_stored = 0
@@ -322,23 +324,23 @@ class Maildir:
             # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
             await asyncio.wait([drained], timeout=1.0)
 
-    # What an AppendTask needs (maildir_async.receive.task.Mailbox).
+    # What a delivery needs (maildir_async.receive.submission.Mailbox).
 
-    def begun(self, task: AppendTask) -> None:
-        """Learn of a task that starts."""
+    def begun(self, delivery: Counted) -> None:
+        """Count *delivery*, which starts; raise MaildirError if none may."""
         if self._closed:
             raise MaildirError(f"{self.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
         with _bookkeeping:
             if self._tasks is None:
                 self._tasks = weakref.WeakSet()
-            self._tasks.add(task)
+            self._tasks.add(delivery)
 
-    def ended(self, task: AppendTask) -> None:
-        """Learn of a task that is settled."""
+    def ended(self, delivery: Counted) -> None:
+        """Count *delivery* no longer: it has an outcome."""
         with _bookkeeping:
             if self._tasks is not None:
-                self._tasks.discard(task)
-            if task.state is State.ABORTED:
+                self._tasks.discard(delivery)
+            if delivery.state is State.ABORTED:
                 self._failed += 1
             closing = self._closing
             if not closing or self._tasks:
@@ -363,7 +365,7 @@ class Maildir:
         for index in indexes:
             index.append(entry.delivered)
 
-    def _live_tasks(self) -> list[AppendTask]:
+    def _live_tasks(self) -> list[Counted]:
         with _bookkeeping:
             return [task for task in _members(self._tasks) if not task.is_orphan]
 

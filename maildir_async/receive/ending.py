@@ -20,7 +20,7 @@ class Cancellable(Protocol):
 
 
 class Ending(asyncio.Future[Delivered]):
-    """The outcome of a delivery. Cancelling it cancels the delivery, which settles it when that is done, or too late."""
+    """The outcome of a delivery. To cancel it is to cancel that, which settles it when it is done, or too late."""
 
     def __init__(self, delivery: Cancellable, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)

@@ -8,7 +8,7 @@ import asyncio
 import errno
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
@@ -20,14 +20,14 @@ from maildir_async.receive.sources import BytesLike
 from maildir_async.receive.spool import Spool
 from maildir_async.receive.user_code import CallersContext, failure_of
 
-__all__ = ["Delivery", "Reception"]
+__all__ = ["Owner", "Reception"]
 
 #: Bytes buffered past which a producer that ignores its pause is given up.
 HARD_LIMIT: Final = 16 * 2**20
 
 
-class Delivery(Protocol):
-    """Whose message it is: `maildir_async.AppendTask`."""
+class Owner(Protocol):
+    """Whose message it is: a `maildir_async.receive.delivery.Delivery`."""
 
     @property
     def is_admitted(self) -> bool:
@@ -70,7 +70,7 @@ class Reception:
 
     def __init__(
         self,
-        delivery: Delivery,
+        delivery: Owner,
         loop: asyncio.AbstractEventLoop,
         tmpfile: TmpFile,
         commit: GroupCommit,

@@ -8,10 +8,18 @@ import inspect
 import io
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
-from collections.abc import Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from email.message import Message
-from typing import Any, ClassVar, Final, Protocol, TypeGuard, TypeVar
+from typing import Any, Final, Protocol, TypeGuard, TypeVar
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -71,7 +79,7 @@ def cost_of(message: Any) -> int:
 
 
 def _serialised_size(message: "Message[Any, Any]") -> int:
-    """Return about how many bytes *message* is when it is serialised, which takes a thread: without looking at its text.
+    """Return about how many bytes *message* is when it is serialised, without a look at its text, which takes long.
 
     Exact for the payload of nearly all mail, which is ASCII; line ends, folding and boundaries come to a few percent.
     """
@@ -96,7 +104,7 @@ class Source(Protocol):
 
     """
 
-    waits: ClassVar[bool]
+    waits: bool
     size: int | None
     last: bool
 
@@ -130,7 +138,7 @@ def source_of(message: Any, crew: Crew) -> Source:
 
 
 class _Base:
-    waits: ClassVar[bool] = True
+    waits: bool = True
 
     def __init__(self) -> None:
         self.size: int | None = None

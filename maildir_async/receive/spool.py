@@ -58,9 +58,7 @@ class Spool:
 
     """
 
-    def __init__(
-        self, writer: Writer, loop: asyncio.AbstractEventLoop, tmpfile: TmpFile, commit: GroupCommit
-    ) -> None:
+    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop, tmpfile: TmpFile, commit: GroupCommit) -> None:
         self._writer = writer
         self._loop = loop
         self._tmpfile = tmpfile

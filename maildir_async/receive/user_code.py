@@ -25,7 +25,7 @@ import anyio
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.errors import AppendError, MaildirError
 
-__all__ = ["CallersContext", "answer_of", "failure_of", "goes_on", "in_own_task", "is_foreign"]
+__all__ = ["CallersContext", "answer_of", "failure_of", "goes_on", "in_own_task", "is_foreign", "raised_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +42,11 @@ def failure_of(exc: BaseException) -> Exception:
     )
     error.__cause__ = exc
     return error
+
+
+def raised_by(exc: BaseException) -> BaseException:
+    """Return what code of the caller has raised where *exc* is what a delivery fails with for that."""
+    return exc.__cause__ if isinstance(exc, AppendError) and exc.__cause__ is not None else exc
 
 
 def goes_on(exc: BaseException) -> bool:
@@ -128,3 +133,12 @@ class CallersContext:
             return self._context.run(call, *args, **kwargs)
         finally:
             self._is_entered = False
+
+    def show(self, loop: asyncio.AbstractEventLoop, display: Callable[[int], object], size: int) -> None:
+        """Call *display*. It must cost nobody his mail, whatever it raises; a KeyboardInterrupt goes on to the loop."""
+        try:
+            self.run(display, size)
+        except BaseException as exc:
+            if goes_on(exc):
+                raise
+            loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
