@@ -61,7 +61,8 @@ async def settle_many(
                 for _ in range(concurrency if total is None else min(concurrency, total)):
                     group.start_soon(append_on, numbered)
         except BaseExceptionGroup as exc:
-            raise exc.exceptions[0] from None  # what a plain loop over them would have raised
+            failure = exc.exceptions[0]
+            raise failure from failure.__cause__  # what a plain loop over them would have raised
     return [outcomes[number] for number in sorted(outcomes)]
 
 

@@ -135,6 +135,8 @@ class Delivery:
                 if self._place is not None:
                     self._place.release()
                 self.ending.settle(exc)
+            else:
+                self._abort(failure_of(exc))
             raise
 
     def _begin(self, loop: asyncio.AbstractEventLoop, message: Any, consumer: Consumer) -> None:

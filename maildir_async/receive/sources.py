@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import email.generator  # noqa: F401 Message.as_bytes() would import it late
 import errno
 import inspect
 import io
@@ -27,6 +28,7 @@ from anyio.abc import ByteReceiveStream
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.threads import Crew
 from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.user_code import goes_on
 
 __all__ = ["END", "BytesLike", "Source", "check_chunk", "check_message", "cost_of", "is_nothing", "source_of"]
 
@@ -84,13 +86,16 @@ def _serialised_size(message: "Message[Any, Any]") -> int:
     Exact for the payload of nearly all mail, which is ASCII; line ends, folding and boundaries come to a few percent.
     """
     size = 0
-    with contextlib.suppress(Exception):  # a subclass may make of these questions what it likes: it is an estimate
+    try:
         for part in message.walk():
             size += 100 + sum(len(name) + len(str(value)) + 4 for name, value in part.raw_items())
             # Not get_payload(), which goes through the whole text to see whether it can be given as it is.
             payload = getattr(part, "_payload", None)
             if isinstance(payload, str):
                 size += len(payload) if payload.isascii() else 2 * len(payload)
+    except BaseException as exc:  # a subclass may make of these questions what it likes: it is an estimate
+        if goes_on(exc):
+            raise
     return size or 2 * CHUNK_SIZE
 
 
