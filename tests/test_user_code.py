@@ -459,8 +459,12 @@ async def test_code_runs_in_the_context_of_its_caller(tmp_path: Path, kind: str)
             task.register_producer(Pull(task), streaming=False)
             await task
             return
-        message = {"generator": plain, "async generator": asynchronous, "file": lambda: File(LONG)}[kind]()
-        await maildir.append(message, on_progress=lambda _: seen.append(WHO.get()))
+        makers: dict[str, Callable[[], Any]] = {
+            "generator": plain,
+            "async generator": asynchronous,
+            "file": lambda: File(LONG),
+        }
+        await maildir.append(makers[kind](), on_progress=lambda _: seen.append(WHO.get()))
 
     WHO.set("stranger")
     async with maildir.open_append() as holder:

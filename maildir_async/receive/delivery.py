@@ -27,7 +27,7 @@ from maildir_async.receive.reception import Reception
 from maildir_async.receive.sources import BytesLike, cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.submission import Mailbox, Submission
-from maildir_async.receive.user_code import CallersContext, failure_of, goes_on
+from maildir_async.receive.user_code import CallersContext, failure_of, fit_for_future, goes_on
 
 __all__ = ["Delivery", "busy_error"]
 
@@ -260,15 +260,8 @@ class Delivery:
         return self._abort(asyncio.CancelledError())
 
     def fail(self, exc: BaseException) -> bool:
-        """Abort with *exc*, if that can still be done; return whether it is.
-
-        What no future takes, and what a loop takes for its own, becomes the cause of an AppendError.
-        """
-        if not isinstance(exc, (Exception, asyncio.CancelledError)) or isinstance(
-            exc, StopIteration | StopAsyncIteration
-        ):
-            exc = failure_of(exc)
-        return self._abort(exc)
+        """Abort with *exc*, or what is fit for it, if that can still be done; return whether it is."""
+        return self._abort(fit_for_future(exc))
 
     def _abort(self, verdict: BaseException) -> bool:
         """Have it end with *verdict*, unless that is decided already or group commit has begun with it."""

@@ -144,6 +144,7 @@ class PushAdapter:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._is_stopped = False
+        self._is_told = False  # what its source has raised
         self._over: asyncio.Future[None] = UncancellableFuture(loop=loop)
         self._task = loop.create_task(self._produce())
         self._task.add_done_callback(self._produced)
@@ -174,16 +175,15 @@ class PushAdapter:
         except asyncio.CancelledError:
             raise
         except BaseException as exc:
-            if not self._is_stopped and not self._told(failure_of(exc)):
-                raise
-            if goes_on(exc):
+            self._is_told = self._is_stopped or self._tell(failure_of(exc))
+            if goes_on(exc) or not self._is_told:
                 raise
         finally:
             if self._is_stopped and (task := asyncio.current_task()) is not None:
                 task.uncancel()  # heard: what closing waits for is not to be taken for it
             await _close(self._source)
 
-    def _told(self, exc: BaseException) -> bool:
+    def _tell(self, exc: BaseException) -> bool:
         """Have the consumer fail with *exc*; return whether it is one that can be told."""
         fail = getattr(self._consumer, "fail", None)
         if fail is not None:
@@ -193,7 +193,9 @@ class PushAdapter:
     def _produced(self, task: asyncio.Task[None]) -> None:
         self._over.set_result(None)
         if task.cancelled() and not self._is_stopped:
-            self._told(asyncio.CancelledError())  # with all tasks of its loop, perhaps before its first turn
+            self._tell(asyncio.CancelledError())  # with all tasks of its loop, perhaps before its first turn
+        elif self._is_told and not task.cancelled():
+            task.exception()  # a KeyboardInterrupt: nobody else retrieves it
 
 
 def _pass_on(source: Source, chunk: Any, consumer: Consumer) -> bool:

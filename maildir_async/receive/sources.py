@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import contextvars
-import email.generator  # noqa: F401 Message.as_bytes() would import it late
 import errno
+import importlib
 import inspect
 import io
 import os
@@ -31,6 +31,8 @@ from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.user_code import goes_on
 
 __all__ = ["END", "BytesLike", "Source", "check_chunk", "check_message", "cost_of", "is_nothing", "source_of"]
+
+importlib.import_module("email.generator")  # Message.as_bytes() would import it late
 
 T = TypeVar("T")
 
