@@ -23,6 +23,7 @@ from maildir_async.format.names import UniqueNames
 from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.channel import RECEIVE_SIZE, error_to
 from maildir_async.helper.protocol import Decoder, encode
+from maildir_async.receive.submission import Counted
 from maildir_async.receive.task import AppendTask
 
 __all__ = ["main"]
@@ -115,10 +116,10 @@ class _Mailbox:
         self.durability = tmpfile.durability
         self.size_limit: int | None = None
 
-    def begun(self, task: AppendTask) -> None:
+    def begun(self, delivery: Counted) -> None:
         pass
 
-    def ended(self, task: AppendTask) -> None:
+    def ended(self, delivery: Counted) -> None:
         pass
 
     def record(self, entry: Entry) -> None:
@@ -187,7 +188,7 @@ class _Connection:
                 case "end" if number in self._streams:
                     task = self._streams[number]
                     name, chunk = rest
-                    task._tmpfile.publish_as(name)  # pyright: ignore[reportPrivateUsage] nobody else names messages
+                    task._delivery.tmpfile.publish_as(name)  # pyright: ignore[reportPrivateUsage] nobody else names messages
                     task.write(chunk)
                     task.unregister_producer()
                 case "discard" if number in self._streams:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
-from maildir_async.commit.entry import Plan
-from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
 from maildir_async.group_commit import GroupCommit
@@ -20,16 +18,17 @@ from maildir_async.receive.buffer import Chunk, frozen
 from maildir_async.receive.feed import Feed
 from maildir_async.receive.sources import BytesLike
 from maildir_async.receive.spool import Spool
+from maildir_async.receive.submission import Submission
 from maildir_async.receive.user_code import CallersContext, failure_of
 
-__all__ = ["Delivery", "Reception"]
+__all__ = ["Owner", "Reception"]
 
 #: Bytes buffered past which a producer that ignores its pause is given up.
 HARD_LIMIT: Final = 16 * 2**20
 
 
-class Delivery(Protocol):
-    """Whose message it is: `maildir_async.AppendTask`."""
+class Owner(Protocol):
+    """Whose message it is: a `maildir_async.receive.delivery.Delivery`."""
 
     @property
     def is_admitted(self) -> bool:
@@ -60,8 +59,7 @@ class Reception:
     Args:
         delivery: whose.
         loop: the delivery's.
-        mailbox: where it goes.
-        plan: what is asked for.
+        submission: what it becomes.
         file: where it is to be written.
         commit: whose threads write.
         context: what code of the caller is to run in.
@@ -74,10 +72,9 @@ class Reception:
 
     def __init__(
         self,
-        delivery: Delivery,
+        delivery: Owner,
         loop: asyncio.AbstractEventLoop,
-        mailbox: Mailbox,
-        plan: Plan,
+        submission: Submission,
         file: StreamFile,
         commit: GroupCommit,
         context: CallersContext,
@@ -85,18 +82,18 @@ class Reception:
     ) -> None:
         self._delivery = delivery
         self._loop = loop
-        self._mailbox = mailbox
+        self._directories = submission.mailbox.directories
         self._file = file
         self._size_limit = size_limit
         self._waiters: list[asyncio.Future[None]] = []
         self.received = 0
         self.feed = Feed(self, loop, context)
         self.spool: Spool | HelperSpool
-        disk = mailbox.directories.disk
+        disk = self._directories.disk
         if commit.channel(loop, disk) is None:
             self.spool = Spool(self, loop, file, commit)
         else:
-            self.spool = HelperSpool(self, partial(commit.channel, loop, disk), mailbox, plan, file, commit.submit)
+            self.spool = HelperSpool(self, partial(commit.channel, loop, disk), submission.mailbox, submission.plan, file, commit.submit)
 
     # What comes.
 
@@ -183,7 +180,7 @@ class Reception:
     def write_failed(self, exc: BaseException) -> None:
         """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
         if not isinstance(exc, (asyncio.CancelledError, MaildirError)):
-            exc = append_error(exc, path=self._mailbox.directories.path, stage=self._file.stage)
+            exc = append_error(exc, path=self._directories.path, stage=self._file.stage)
         self._delivery.fail(exc)
 
     def quiet(self) -> None:
