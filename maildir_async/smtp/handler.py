@@ -19,10 +19,12 @@ from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
-from maildir_async.smtp.message import Client, MessageDelivery, Receipt
+from maildir_async.smtp.message import Client, MessageDelivery, Receipt, Receipts
 from maildir_async.smtp.recipients import AddressMap, Layout, Resolver
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
+from maildir_async.smtp.straight import Straight
 from maildir_async.smtp.trace import host_of, trace_headers
+from maildir_async.smtp.user_code import trouble
 
 __all__ = ["MaildirHandler"]
 
@@ -100,7 +102,7 @@ class MaildirHandler:
         self._create = create
         self._file_mode = file_mode
         self._max_recipients = max_recipients
-        self._on_receipt = on_receipt
+        self._receipts = Receipts(on_receipt)
         self.maildir("/", self._commit)  # raises what is wrong with the options
 
     @classmethod
@@ -134,7 +136,7 @@ class MaildirHandler:
             return TOO_MANY_RECIPIENTS
         recipient = await self._finder.find(address, announced_size(envelope) or 0)
         if recipient.reply:
-            self._tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
+            self._receipts.tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
             return recipient.reply
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(rcpt_options)
@@ -157,10 +159,8 @@ class MaildirHandler:
         except BaseException as exc:
             if delivery is not None:
                 delivery.abort()
-            if not isinstance(exc, Exception):
-                raise
             # Not left to aiosmtpd, which has one reply for all, be it LMTP or not.
-            replies = [await self.handle_exception(exc)] * len(envelope.rcpt_tos)
+            replies = [await self.handle_exception(trouble(exc))] * len(envelope.rcpt_tos)
         return joined(replies) if isinstance(server, LMTP) else combined(replies)
 
     async def handle_exception(self, error: Exception) -> str:
@@ -179,27 +179,21 @@ class MaildirHandler:
         is not there or may not be written to, no place in the queue. For SMTP also if one of them could not have it
         for now: the one reply would have the client come again for all of them, who would get it with each try.
         """
-        found = _found(envelope)
-        recipients: list[Recipient] = []
-        for address in envelope.rcpt_tos:
-            known = found.get(address)  # if not, then by a subclass's handle_RCPT
-            look = self._finder.find(address, size or 0) if known is None else self._finder.look(known, size or 0)
-            recipients.append(await look)
-        client = _client(session, envelope)
+        recipients = [await self._look(address, envelope, size or 0) for address in envelope.rcpt_tos]
+        client, one_reply = _client(session, envelope), not isinstance(server, LMTP)
         replies = [recipient.reply for recipient in recipients if recipient.reply]
-        one_reply, is_in_vain = not isinstance(server, LMTP), len(replies) == len(recipients)
-        if is_in_vain or (one_reply and any(reply.startswith("4") for reply in replies)):
+        if len(replies) == len(recipients) or (one_reply and any(reply.startswith("4") for reply in replies)):
             self._refuse(client, recipients, combined(replies))
-        # By what each says of itself: an overridden maildir() may go by another path.
-        maildirs = {
-            recipient.maildir.path: recipient.maildir
-            for recipient in recipients
-            if recipient.maildir is not None and not recipient.reply
-        }
         message_id = f"{_ids.getrandbits(64):016x}"
-
-        def prefix(address: str | None) -> bytes:
-            return trace_headers(
+        # By what each maildir says of itself (an overridden maildir() may go by another path), and for each what the
+        # message is told to be for. Where two addresses share one, its one copy names the first of them.
+        named = len(recipients) == 1 or self._per_recipient
+        parts: dict[str, tuple[Maildir, str | None]] = {}
+        for recipient in recipients:
+            if recipient.maildir is not None and not recipient.reply:
+                parts.setdefault(recipient.maildir.path, (recipient.maildir, recipient.address if named else None))
+        prefixes: dict[str | None, bytes] = {
+            address: trace_headers(
                 mail_from=client.mail_from,
                 helo=client.helo,
                 peer=session.peer,
@@ -212,35 +206,37 @@ class MaildirHandler:
                 received=self._received,
                 newline=self._newline,
             )
-
-        if len(recipients) == 1 or self._per_recipient:
-            # Where two addresses share a maildir, its one copy names the first of them.
-            first = {recipient.path: recipient.address for recipient in reversed(recipients)}
-            prefixes = [prefix(first[path]) for path in maildirs]
+            for address in {address for _, address in parts.values()}
+        }
+        storing: Straight | FanOut
+        if len(parts) == 1:
+            ((maildir, address),) = parts.values()
+            storing = Straight(maildir, prefixes[address], self._options)
         else:
-            prefixes = [prefix(None)] * len(maildirs)
-        fan_out = FanOut(list(maildirs.values()), prefixes=prefixes, **self._options)
+            storing = FanOut(
+                [maildir for maildir, _ in parts.values()],
+                prefixes=[prefixes[address] for _, address in parts.values()],
+                **self._options,
+            )
         try:
-            await fan_out.open()
+            await storing.open()
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
-        return MessageDelivery(client, message_id, recipients, fan_out, self._tell, one_reply=one_reply)
+        return MessageDelivery(client, message_id, recipients, storing, self._receipts, one_reply=one_reply)
+
+    async def _look(self, address: str, envelope: Envelope, size: int) -> Recipient:
+        """Return a recipient who has been found, as he is by now."""
+        known = _found(envelope).get(address)
+        if known is None:  # by a subclass's handle_RCPT
+            return await self._finder.find(address, size)
+        return known if self._finder.is_in_order(known, size) else await self._finder.look(known, size)
 
     def _refuse(
         self, client: Client, recipients: Sequence[Recipient], reply: str, error: MaildirError | None = None
     ) -> NoReturn:
         for recipient in recipients:
-            self._tell(_nothing_received(client, recipient, reply, error))
+            self._receipts.tell(_nothing_received(client, recipient, reply, error))
         raise Refused(reply) from None
-
-    def _tell(self, receipt: Receipt) -> None:
-        if receipt.error is not None and self._on_receipt is None:  # what the client must not hear
-            log.warning("a delivery to %s failed: %s", receipt.maildir, receipt.reason)
-        if self._on_receipt is not None:
-            try:
-                self._on_receipt(receipt)
-            except Exception:
-                log.exception("on_receipt raised")  # a display must cost nobody his mail
 
 
 def _found(envelope: Envelope) -> dict[str, Recipient]:
