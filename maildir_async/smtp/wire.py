@@ -1,7 +1,7 @@
 """What a client sends, read in large chunks by what asyncio's streams offer to everybody."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from maildir_async.smtp.dot_stuffing import TERMINATOR, begun
@@ -23,24 +23,22 @@ class SessionReader(asyncio.StreamReader):
     """A stream reader whose lines are its session's: how the next command line comes to be is the session's business.
 
     Args:
-        next_command: what ``readuntil()`` answers to aiosmtpd's loop. It reads with `line`.
+        next_command: what ``readuntil()`` gives aiosmtpd's loop to await. It reads with `line`.
         loop: the session's.
 
     """
 
-    def __init__(self, next_command: Callable[[], Awaitable[bytes]], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, next_command: Callable[[], Coroutine[Any, Any, bytes]], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=READ_LIMIT, loop=loop)
         self._next_command = next_command
 
-    async def line(self) -> bytes:
+    def line(self) -> Coroutine[Any, Any, bytes]:
         """Return the next line, or what `asyncio.StreamReader.readuntil` raises."""
-        return await super().readuntil(b"\n")
+        return super().readuntil(b"\n")
 
-    async def readuntil(self, separator: Any = b"\n") -> bytes:
+    def readuntil(self, separator: Any = b"\n") -> Coroutine[Any, Any, bytes]:
         """Return a command line, or, with another separator than LF, what asyncio's reader would."""
-        if separator == b"\n":
-            return await self._next_command()
-        return await super().readuntil(separator)
+        return self._next_command() if separator == b"\n" else super().readuntil(separator)
 
     async def readline(self) -> bytes:
         """Return an answer to a challenge of AUTH. CancelledError if the client is gone: half of one is none."""
