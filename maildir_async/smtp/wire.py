@@ -1,6 +1,8 @@
 """What a client sends, read in large chunks by what asyncio's streams offer to everybody."""
 
 import asyncio
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -48,6 +50,53 @@ class SessionReader(asyncio.StreamReader):
             raise asyncio.CancelledError from None
 
 
+class _OneATurn:
+    """Has one large chunk taken in each turn of a loop: however many large messages come at once, it is not a long one.
+
+    The others come one after another, in the turns that follow. What their clients send meanwhile stays in the sockets,
+    past what a reader keeps.
+    """
+
+    __slots__ = ("__weakref__", "_is_taken", "_loop", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def come(self) -> None:
+        """Return when a large chunk may be taken."""
+        if not self._is_taken:
+            self._is_taken = True
+            self._loop.call_soon(self._next)
+            return
+        waiting = self._loop.create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # cancelled
+                waiting.set_result(None)
+                self._loop.call_soon(self._next)
+                return
+        self._is_taken = False
+
+
+#: By the id of a loop. Those that are in use are held by their loop, or by who waits; so no loop is kept by this.
+_turns: Final[weakref.WeakValueDictionary[int, _OneATurn]] = weakref.WeakValueDictionary()
+
+
+def _turn() -> _OneATurn:
+    """Return what all sessions of the running loop take turns by."""
+    loop = asyncio.get_running_loop()
+    turn = _turns.get(id(loop))
+    if turn is None:
+        turn = _turns[id(loop)] = _OneATurn(loop)
+    return turn
+
+
 async def each_chunk(reader: asyncio.StreamReader, take: Take) -> None:
     """Read a message with its doubled dots up to its terminator, and give it to *take*, chunk by chunk.
 
@@ -74,6 +123,7 @@ async def each_chunk(reader: asyncio.StreamReader, take: Take) -> None:
             chunk = await reader.readuntil(TERMINATOR)
         except asyncio.LimitOverrunError as exc:
             # So many bytes have no terminator in them, and do not end within one.
+            await _turn().come()
             chunk = await reader.readexactly(exc.consumed)
             await take(bytes(head) + chunk if head else chunk)
             head.clear()
@@ -85,6 +135,8 @@ async def each_chunk(reader: asyncio.StreamReader, take: Take) -> None:
 async def each_octet(reader: asyncio.StreamReader, count: int, take: Take | None = None) -> None:
     """Read so many bytes and give them to *take*, as they come. IncompleteReadError if the client has gone before."""
     while count > 0:
+        if count > READ_LIMIT:
+            await _turn().come()
         chunk = await reader.read(min(count, 4 * READ_LIMIT))
         if not chunk:
             raise asyncio.IncompleteReadError(b"", count)
