@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
-from maildir_async.format.options import DEADLINE, MessageOptions, check_deadline
+from maildir_async.format.options import DEADLINE, check_deadline
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
@@ -90,8 +90,9 @@ class MaildirHandler:
         on_receipt: Callable[[Receipt], object] | None = None,
     ) -> None:
         self._finder = Finder(_resolver(maildir, create=create), lambda path: self.maildir(path))
-        self._options: MessageOptions = {"newline": check_newline(newline), "deadline": check_deadline(deadline)}
-        self._newline = b"\n" if newline == "lf" else b"\r\n"
+        self._newline: Newline = check_newline(newline)
+        self._line_end = b"\n" if newline == "lf" else b"\r\n"
+        self._deadline = check_deadline(deadline)
         self._return_path = return_path
         self._delivered_to = delivered_to
         self._original_to = original_to
@@ -204,19 +205,20 @@ class MaildirHandler:
                 original_to=address if self._original_to else None,
                 return_path=self._return_path,
                 received=self._received,
-                newline=self._newline,
+                newline=self._line_end,
             )
             for address in {address for _, address in parts.values()}
         }
         storing: Straight | FanOut
         if len(parts) == 1:
             ((maildir, address),) = parts.values()
-            storing = Straight(maildir, prefixes[address], self._options)
+            storing = Straight(maildir, prefixes[address], newline=self._newline, deadline=self._deadline)
         else:
             storing = FanOut(
                 [maildir for maildir, _ in parts.values()],
                 prefixes=[prefixes[address] for _, address in parts.values()],
-                **self._options,
+                newline=self._newline,
+                deadline=self._deadline,
             )
         try:
             await storing.open()

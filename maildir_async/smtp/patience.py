@@ -22,12 +22,12 @@ class Patience:
 
     __slots__ = (
         "_allowed_s",
+        "_loop",
         "_message_ends_at",
         "_message_timeout_s",
         "_receives",
         "_receiving",
         "_since",
-        "_loop",
         "_timeout_s",
         "_working",
         "_works",

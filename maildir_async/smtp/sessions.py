@@ -23,6 +23,7 @@ from aiosmtpd.smtp import (
 
 from maildir_async.smtp.patience import Patience
 from maildir_async.smtp.replies import MESSAGE_TIMEOUT, NOT_READ, SHUTTING_DOWN, TIMEOUT, as_reply, encoded
+from maildir_async.smtp.user_code import ClientGoneError, raising_trouble, trouble
 from maildir_async.smtp.wire import SessionReader
 
 __all__ = ["LastingSMTP"]
@@ -158,7 +159,7 @@ class LastingSMTP(SMTP):
     def _gone(self) -> NoReturn:
         """The client sends no more."""
         self._release()  # it may still listen
-        raise asyncio.CancelledError from None
+        raise ClientGoneError from None
 
     def _dismiss(self, reply: str) -> None:
         """Say *reply*, whoever else may be writing or waiting, and close."""
@@ -274,9 +275,13 @@ class LastingSMTP(SMTP):
             return as_reply(None)
         try:
             return as_reply(await own(error))
-        except Exception:
-            log.exception("handle_exception() raised")
+        except BaseException as exc:
+            log.error("handle_exception() raised", exc_info=trouble(exc))
             return as_reply(None)
+
+    async def _call_handler_hook(self, command: str, *args: Any) -> Any:
+        with raising_trouble():
+            return await super()._call_handler_hook(command, *args)
 
     async def _announce(
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]

@@ -2,12 +2,13 @@
 
 import asyncio
 import errno
+from datetime import timedelta
 from typing import Final
 
 from maildir_async.commit.admission import Place
 from maildir_async.errors import AppendError, MaildirError
+from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered
-from maildir_async.format.options import MessageOptions
 from maildir_async.format.states import State
 from maildir_async.mailbox.fan_out import Outcome
 from maildir_async.mailbox.maildir import Maildir
@@ -30,16 +31,18 @@ class Straight:
     Args:
         maildir: where to.
         prefix: what is stored before the message.
-        options: as `Maildir.append` has them.
+        newline: as `Maildir.append` has it.
+        deadline: likewise.
 
     """
 
     __slots__ = (
         "_chunks",
+        "_deadline",
         "_error",
         "_is_over",
         "_maildir",
-        "_options",
+        "_newline",
         "_place",
         "_prefix",
         "_size",
@@ -47,10 +50,11 @@ class Straight:
         "_waiting",
     )
 
-    def __init__(self, maildir: Maildir, prefix: bytes, options: MessageOptions) -> None:
+    def __init__(self, maildir: Maildir, prefix: bytes, *, newline: Newline, deadline: timedelta) -> None:
         self._maildir = maildir
         self._prefix = prefix
-        self._options = options
+        self._newline: Newline = newline
+        self._deadline = deadline
         self._chunks: list[bytes] = []  # what has come, until that is more than a chunk
         self._size = 0
         self._place: Place | None = None  # until the task has it
@@ -62,7 +66,7 @@ class Straight:
     async def open(self) -> None:
         """Wait for a place among the pending deliveries.
 
-        `BusyError` if there is none and the `GroupCommit` does not wait. When this is cancelled, or raises, it has none.
+        `BusyError` if there is none and the `GroupCommit` does not wait. When this raises, it has none.
         """
         loop = asyncio.get_running_loop()
         place = self._place = self._maildir.commit.request_place(COST, loop, self._wake)
@@ -111,7 +115,7 @@ class Straight:
 
     def _begin(self, whole: bytes | None) -> AppendTask:
         """Have the message appended: as it is, or as it comes. It has the place from now on. MaildirError if closed."""
-        task = AppendTask(self._maildir, whole, prefix=self._prefix, **self._options)
+        task = AppendTask(self._maildir, whole, prefix=self._prefix, newline=self._newline, deadline=self._deadline)
         assert self._place is not None
         task.take_place(self._place)
         task.begin()

@@ -15,6 +15,7 @@ from maildir_async.smtp.patience import MESSAGE_TIMEOUT_S
 from maildir_async.smtp.replies import NOT_READ, as_reply, combined, joined
 from maildir_async.smtp.sessions import LastingSMTP
 from maildir_async.smtp.transfer import Transfer
+from maildir_async.smtp.user_code import raising_trouble, trouble
 from maildir_async.smtp.wire import each_chunk, each_octet
 
 __all__ = ["StreamingLMTP", "StreamingSMTP"]
@@ -179,7 +180,7 @@ class StreamingSMTP(LastingSMTP):
         assert self.session is not None
         assert self.envelope is not None
         session, envelope = self.session, self.envelope
-        with self._patience.working():
+        with self._patience.working(), raising_trouble():
             delivery = await self._opener.open_delivery(
                 self,
                 session,
@@ -213,8 +214,8 @@ class StreamingSMTP(LastingSMTP):
         with self._patience.working():
             try:
                 replies = await transfer.finish(recipients)
-            except Exception as exc:
-                replies = [await self.handle_exception(exc)] * recipients
+            except BaseException as exc:
+                replies = [await self.handle_exception(trouble(exc))] * recipients
         self._set_post_data_state()
         return self._answer(replies)
 

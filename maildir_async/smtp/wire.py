@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from maildir_async.smtp.dot_stuffing import TERMINATOR, begun
+from maildir_async.smtp.user_code import ClientGoneError
 
 __all__ = ["READ_LIMIT", "SessionReader", "each_chunk", "each_octet"]
 
@@ -38,7 +39,9 @@ class SessionReader(asyncio.StreamReader):
         """Return the next line, or what `asyncio.StreamReader.readuntil` raises."""
         return super().readuntil(b"\n")
 
-    def readuntil(self, separator: Any = b"\n") -> Coroutine[Any, Any, bytes]:
+    def readuntil(  # pyright: ignore[reportIncompatibleMethodOverride]  # it is only awaited
+        self, separator: Any = b"\n"
+    ) -> Coroutine[Any, Any, bytes]:
         """Return a command line, or, with another separator than LF, what asyncio's reader would."""
         return self._next_command() if separator == b"\n" else super().readuntil(separator)
 
@@ -47,7 +50,7 @@ class SessionReader(asyncio.StreamReader):
         try:
             return await self.line()
         except asyncio.IncompleteReadError:
-            raise asyncio.CancelledError from None
+            raise ClientGoneError from None
 
 
 class _OneATurn:
