@@ -32,6 +32,7 @@ from maildir_async.disk.posix import syncfs_tells_errors
 from maildir_async.disk.threads import Crew
 from maildir_async.disk.tmpfile import TmpFile, discard_all
 from maildir_async.errors import AppendError
+from maildir_async.format.options import check_bool, check_count
 from maildir_async.helper.channel import Channel
 from maildir_async.helper.delegation import Delegation
 
@@ -114,8 +115,10 @@ class GroupCommit:
         syncfs: bool = False,
         helper_process: bool = False,
     ) -> None:
-        if max_pending < 1 or max_pending_bytes < 1:
-            raise ValueError("max_pending and max_pending_bytes must be at least 1")
+        max_pending = check_count("max_pending", max_pending, least=1)
+        max_pending_bytes = check_count("max_pending_bytes", max_pending_bytes, least=1)
+        for name, value in (("wait", wait), ("syncfs", syncfs), ("helper_process", helper_process)):
+            check_bool(name, value)
         if syncfs and not syncfs_tells_errors():
             raise ValueError("syncfs=True needs Linux 5.8 or later: before, syncfs(2) hides what could not be written")
         self._syncfs = syncfs

@@ -8,8 +8,9 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from email.message import EmailMessage
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -1194,13 +1195,23 @@ async def test_the_empty_message(maildir: Maildir) -> None:
 
 
 BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"size_limit": -1}, ValueError, "-1"),
+    ({"size_limit": -1}, ValueError, "size_limit.*-1"),
+    ({"size_limit": "10M"}, TypeError, "size_limit.*'10M'"),
+    ({"size_limit": 1e6}, TypeError, "size_limit.*1000000"),
+    ({"size_limit": True}, TypeError, "size_limit.*True"),
+    ({"flags": 3}, TypeError, "flags.*3"),
+    ({"flags": None}, TypeError, "flags.*None"),
+    ({"flags": ["S"]}, TypeError, r"flags.*\['S'\]"),
+    ({"flags": b""}, TypeError, "flags.*b''"),
     ({"flags": "SX"}, ValueError, "'X'"),
     ({"flags": "s"}, ValueError, "'s'"),
     ({"flags": "S,"}, ValueError, "','"),
     ({"newline": "unix"}, ValueError, "'unix'"),
-    ({"newline": None}, ValueError, "None"),
-    ({"prefix": "X: 1\n"}, TypeError, "str"),
+    ({"newline": None}, ValueError, "newline.*None"),
+    ({"newline": b"lf"}, ValueError, "newline.*b'lf'"),
+    ({"prefix": "X: 1\n"}, TypeError, "prefix.*str"),
+    ({"prefix": 3}, TypeError, "prefix.*int"),
+    ({"prefix": None}, TypeError, "prefix.*NoneType"),
     ({"prefix": b"X: 1"}, ValueError, "line end"),
     ({"prefix": b"X: 1\n\nbody\n"}, ValueError, "line 2 is empty"),
     ({"prefix": b"X: 1\r\n\r\nbody\n"}, ValueError, "line 2 is empty"),
@@ -1211,9 +1222,21 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"prefix": b"From a@example.org\n"}, ValueError, "line 1"),
     ({"durability": "full"}, TypeError, "'full'"),
     ({"durability": True}, TypeError, "True"),
+    ({"deadline": 3}, TypeError, "deadline.*3"),
+    ({"deadline": None}, TypeError, "deadline.*None"),
+    ({"on_progress": 3}, TypeError, "on_progress.*3"),
     ({"deadline": timedelta()}, ValueError, "deadline"),
     ({"deadline": timedelta(seconds=-1)}, ValueError, "deadline"),
-    ({"received_at": float("nan")}, ValueError, "nan|NaN"),
+    ({"received_at": float("nan")}, ValueError, "received_at.*nan"),
+    ({"received_at": float("-inf")}, ValueError, "received_at.*-inf"),
+    ({"received_at": 1e300}, ValueError, "received_at.*1e"),
+    ({"received_at": 10**18}, ValueError, "received_at.*10000"),
+    ({"received_at": -(10**12)}, ValueError, "received_at.*-1000"),
+    ({"received_at": "yesterday"}, TypeError, "received_at.*'yesterday'"),
+    ({"received_at": date(2026, 1, 1)}, TypeError, "received_at.*date"),
+    ({"received_at": timedelta(1)}, TypeError, "received_at.*timedelta"),
+    ({"received_at": True}, TypeError, "received_at.*True"),
+    ({"received_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))}, ValueError, "received_at.*9999"),
 ]
 
 
@@ -1349,14 +1372,14 @@ async def test_the_first_use_of_a_maildir(maildir: Maildir) -> None:
 
 
 async def test_the_first_delivery_creates(tmp_path: Path) -> None:
-    """A maildir made by a delivery is synced up to the first directory that existed before its message is published."""
+    """A maildir made by a delivery is durable, from the outside in, before its message is published; then new/ is."""
     disk = FaultDisk()
     await Maildir(tmp_path / "a" / "b" / "box", disk=disk).append(MAIL)
     calls = made(disk, *SYNCS)
-    made_first = [("mkdir", name) for name in ("a", "b", "box", "cur", "new", "tmp")]
-    synced = [("sync", name) for name in ("box", "b", "a", tmp_path.name)]
-    assert calls[: len(made_first) + len(synced)] == made_first + synced
-    assert calls[len(made_first) + len(synced) :][:3] == [*FILE_FIRST, ("sync", "new")]
+    parts = (tmp_path.name, "a", "b", "box")
+    on_the_way = [call for above, name in pairwise(parts) for call in (("mkdir", name), ("sync", above))]
+    inside = [("mkdir", name) for name in ("cur", "new", "tmp")]
+    assert calls == [("sync", ".."), *on_the_way, *inside, ("sync", "box"), *FILE_FIRST, ("sync", "new")]
 
 
 @pytest.mark.parametrize("message", [MAIL, [LONG]], ids=["short", "long"])

@@ -100,6 +100,14 @@ def test_empty_message_has_its_prefix() -> None:
     assert (content.size, content.wire_size) == (6, 6)
 
 
+def test_a_prefix_that_cannot_be_read() -> None:
+    """A memoryview that has been released is a ValueError that names the prefix."""
+    released = memoryview(b"X: 1\n")
+    released.release()
+    with pytest.raises(ValueError, match=r"prefix.*released"):
+        check_prefix(released)  # type: ignore[arg-type]
+
+
 def test_newline_is_one_of_three() -> None:
     """A policy that does not exist is a ValueError that names it."""
     for newline in NEWLINES:

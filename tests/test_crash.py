@@ -4,14 +4,19 @@ The last tests break the protocol on purpose, to show that this one would notice
 """
 
 import asyncio
+import contextlib
+import errno
+import functools
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, MaildirError, UncertainAppendError
-from maildir_async.testing import CrashDisk
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import Disk
+from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 PATH = "/var/mail/alice"
 LONG = b"long " * 120_000
@@ -91,6 +96,110 @@ def test_directories_somebody_else_made_are_made_durable_too() -> None:
     disk.close(fd)
     acknowledged, _ = asyncio.run(_run(disk, Durability.FULL))
     _check(disk, acknowledged)
+
+
+# Who makes directories may die on the way, or be slow: what he has made and not synced is not to be built upon.
+
+DEEP = "/k/example.org/alice/Maildir"
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def _deliver(disk: Disk, path: str = DEEP) -> Delivered:
+    """Deliver as a process does that knows nothing of the others: by a disk of its own."""
+
+    async def append() -> Delivered:
+        return await Maildir(path, disk=FaultDisk(disk=disk), commit=GroupCommit()).append(b"one\n")
+
+    return asyncio.run(append())
+
+
+def _make(disk: CrashDisk, fault: Fault, path: str = DEEP) -> bool:
+    """Make the maildir, and return whether *fault* has come to pass."""
+    with contextlib.suppress(Killed):
+        Directories(path, disk=FaultDisk(fault, disk=disk), create=True).make()
+    return fault.seen >= fault.nth
+
+
+def _every(happens: Callable[[int], bool]) -> int:
+    return next(nth for nth in itertools.count(1) if not happens(nth))
+
+
+@pytest.mark.parametrize("operation", ["sync", "mkdir", ""])
+def test_another_maker_was_killed(operation: str) -> None:
+    """Whenever who made the directories was killed: what another process then delivers there survives a power cut."""
+
+    def happens(nth: int) -> bool:
+        disk = CrashDisk()
+        was_killed = _make(disk, Fault(operation, nth=nth, gate=_kill))
+        _check(disk, [_deliver(disk)])
+        return was_killed
+
+    assert _every(happens) > 5
+
+
+def test_two_makers_were_killed() -> None:
+    """The same where a second one was killed too, at whatever he did with what the first had left."""
+
+    def happens(first: int, second: int) -> bool:
+        disk = CrashDisk()
+        _make(disk, Fault("sync", nth=first, gate=_kill))
+        was_killed = _make(disk, Fault("", nth=second, gate=_kill))
+        _check(disk, [_deliver(disk)])
+        return was_killed
+
+    for first in range(1, 6):
+        assert _every(functools.partial(happens, first)) > 5
+
+
+@pytest.mark.parametrize("other", [DEEP, "/k/example.org/bob/Maildir", "/k/example.net/alice/Maildir"])
+def test_another_maker_is_slow(other: str) -> None:
+    """While one process makes directories, wherever it stands, what another delivers beside it survives a power cut."""
+
+    def happens(nth: int) -> bool:
+        disk = CrashDisk()
+        delivered: list[Delivered] = []
+
+        def meanwhile() -> None:
+            delivered.append(_deliver(disk, other))
+            _check(disk, delivered)
+
+        has_come = _make(disk, Fault("", nth=nth, gate=meanwhile))
+        _check(disk, [*delivered, _deliver(disk)])
+        return has_come
+
+    assert _every(happens) > 20
+
+
+def test_another_maker_was_killed_with_a_message_of_ours_in_hand() -> None:
+    """Whenever a process is killed that makes the directories for a message, the next one's message survives."""
+
+    def happens(nth: int) -> bool:
+        disk = CrashDisk()
+        fault = Fault("sync", errno.EIO, nth=nth)  # a thread cannot be killed: what follows a failure is the cleanup
+        with contextlib.suppress(AppendError):
+            asyncio.run(Maildir(DEEP, disk=FaultDisk(fault, disk=disk), commit=GroupCommit()).append(b"one\n"))
+        _check(disk, [_deliver(disk)])
+        return fault.seen >= nth
+
+    assert _every(happens) > 5
+
+
+def test_what_somebody_left_half_made() -> None:
+    """A maildir that somebody made and never synced, in one that is durable, is durable after the first delivery."""
+    for absent in ("cur", "new", "tmp"):
+        disk = CrashDisk()
+        Directories("/var/mail", disk=FaultDisk(disk=disk), create=True).make()
+        disk.mkdir(PATH, 0o700)
+        for name in {"cur", "new", "tmp"} - {absent}:
+            disk.mkdir(f"{PATH}/{name}", 0o700)
+        _check(disk, [_deliver(disk, PATH)])
 
 
 class NoFileSync(CrashDisk):

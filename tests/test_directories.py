@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildir_async.disk import directories as directories_module
-from maildir_async.disk.directories import Directories, identity_of, sync_directory
+from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.posix import Disk, PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
@@ -47,13 +48,55 @@ def test_make_order_and_mode(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o700}
 
 
-def test_make_syncs_what_it_made_innermost_first(tmp_path: Path) -> None:
-    """After everything is made, each directory that got an entry is synced, up to the first one that existed."""
+def test_make_syncs_each_parent_before_it_makes_the_child(tmp_path: Path) -> None:
+    """Nothing is made in a directory before its own entry is synced, that of the one that existed already included."""
     disk, box = FaultDisk(), tmp_path / "a" / "b" / "box"
     directories(box, disk).make()
-    assert calls(disk, "sync") == list(map(str, [box, tmp_path / "a" / "b", tmp_path / "a", tmp_path]))
-    operations = [call.operation for call in disk.calls]
-    assert operations.index("sync") > max(at for at, name in enumerate(operations) if name == "mkdir")
+    done = [(call.operation, call.path) for call in disk.calls if call.operation in ("mkdir", "sync")]
+    assert done == [
+        ("sync", f"{tmp_path}/.."),
+        ("mkdir", str(tmp_path / "a")),
+        ("sync", str(tmp_path)),
+        ("mkdir", str(tmp_path / "a" / "b")),
+        ("sync", str(tmp_path / "a")),
+        ("mkdir", str(box)),
+        ("sync", str(tmp_path / "a" / "b")),
+        *(("mkdir", str(box / name)) for name in SUBDIRECTORIES),
+        ("sync", str(box)),
+    ]
+
+
+def test_make_syncs_only_what_it_does_not_know(tmp_path: Path) -> None:
+    """A hundred maildirs beside each other, and their first messages, sync what they share once."""
+    disk = FaultDisk()
+    boxes = [directories(tmp_path / "users" / str(number), disk) for number in range(100)]
+    for box in boxes:
+        box.make()
+    synced = Counter(calls(disk, "sync"))
+    assert synced.pop(f"{tmp_path}/..") == synced.pop(str(tmp_path)) == 1
+    assert synced.pop(str(tmp_path / "users")) == 100
+    assert synced == {box.path: 1 for box in boxes}
+    for box in boxes:
+        for target in (box.new, box.cur):
+            assert box.above(target, identity(target)) == []
+
+
+def test_a_parent_that_is_closed_to_us(tmp_path: Path) -> None:
+    """A parent of what existed that may not be opened is a warning, of the maker or else of the first delivery."""
+    home = tmp_path / "home"
+    home.mkdir()
+    disk = FaultDisk(Fault("open_directory", errno.EACCES, nth=0, path=f"{home}/.."))
+    box = directories(home / "Maildir", disk)
+    (warning,) = box.make()
+    assert f"{home}/.." in warning
+    assert is_whole(home / "Maildir")
+    assert box.above(box.new, identity(box.new)) == []
+
+    disk = FaultDisk(Fault("open_directory", errno.EACCES, nth=0, path=f"{home}/.."))
+    box = directories(home, disk)
+    assert box.make() == []
+    assert is_whole(home)
+    assert box.above(box.new, identity(box.new)) == [str(home), f"{home}/.."]
 
 
 @pytest.mark.parametrize("present", [c for n in range(4) for c in itertools.combinations(SUBDIRECTORIES, n)], ids=str)
@@ -78,7 +121,9 @@ def test_make_races_with_another_maker(tmp_path: Path, name: str) -> None:
     disk = FaultDisk(Fault("mkdir", gate=lambda: os.mkdir(tmp_path / name), path=str(tmp_path / name)))
     directories(box, disk).make()
     assert is_whole(box)
-    assert calls(disk, "sync") == list(map(str, [box, tmp_path / "a", tmp_path]))
+    synced = calls(disk, "sync")
+    assert synced[-1] == str(box)
+    assert synced.count(str(tmp_path / "a")) == synced.count(str(tmp_path)) == 1
 
 
 def test_make_races_with_a_file(tmp_path: Path) -> None:
@@ -186,67 +231,158 @@ def test_create_true_makes_what_is_missing(tmp_path: Path) -> None:
 # What must be synced with a delivery.
 
 
-def identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+def identity(path: str, disk: Disk | None = None) -> tuple[int, int, int]:
+    disk = disk or PosixDisk()
+    fd = disk.open_directory(path)
+    try:
+        return disk.identity(fd)
+    finally:
+        disk.close(fd)
 
 
-def made(path: Path) -> tuple[Directories, str]:
-    """Make a maildir, and return it with its new/."""
-    found = directories(path)
-    found.make()
-    return found, found.subdirectory("new")
+def found(path: Path) -> tuple[Directories, str]:
+    """Have somebody else make a maildir, and return it with its new/."""
+    directories(path).make()
+    here = directories(path)
+    return here, here.new
 
 
 def test_above_is_synced_at_first_use(tmp_path: Path) -> None:
     """To exist is not to be durable: a process's first delivery syncs the maildir and its parent, later ones do not."""
-    found, new = made(tmp_path / "box")
-    assert found.above(new, identity(new)) == [found.path, f"{found.path}/.."]
-    found.found_durable(new, identity(new))
-    assert found.above(new, identity(new)) == []
+    here, new = found(tmp_path / "box")
+    assert here.above(new, identity(new)) == [here.path, f"{here.path}/.."]
+    here.found_durable(new, identity(new))
+    assert here.above(new, identity(new)) == []
     other = directories(tmp_path / "box")  # through another disk
     assert other.above(new, identity(new)) != []
 
 
+def test_above_is_nothing_where_this_process_made_it(tmp_path: Path) -> None:
+    """What a process has made and synced it knows to be durable: the first delivery has only new/ to sync."""
+    here = directories(tmp_path / "box")
+    here.make()
+    assert [here.above(path, identity(path)) for path in (here.new, here.cur)] == [[], []]
+
+
+def test_what_failed_to_be_made_is_not_durable(tmp_path: Path) -> None:
+    """A maildir whose last sync failed is synced by the first delivery."""
+    here = directories(tmp_path / "box", FaultDisk(Fault("sync", errno.EIO, path=str(tmp_path / "box"))))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        here.make()
+    assert is_whole(tmp_path / "box")
+    assert here.above(here.new, identity(here.new)) == [here.path, f"{here.path}/.."]
+
+
 def test_above_is_synced_for_each_target(tmp_path: Path) -> None:
     """That new/ has been found durable says nothing of cur/, which somebody may have made later."""
-    found, new = made(tmp_path / "box")
-    found.found_durable(new, identity(new))
-    cur = found.subdirectory("cur")
-    assert found.above(cur, identity(cur)) != []
-    found.found_durable(cur, identity(cur))
-    assert [found.above(path, identity(path)) for path in (new, cur)] == [[], []]
+    here, new = found(tmp_path / "box")
+    here.found_durable(new, identity(new))
+    cur = here.cur
+    assert here.above(cur, identity(cur)) != []
+    here.found_durable(cur, identity(cur))
+    assert [here.above(path, identity(path)) for path in (new, cur)] == [[], []]
 
 
 def test_above_is_synced_again_for_another_directory(tmp_path: Path) -> None:
     """A maildir that has been replaced, or whose directories were missing, is not durable because the old one was."""
-    found, new = made(tmp_path / "box")
-    found.found_durable(new, identity(new))
+    here, new = found(tmp_path / "box")
+    here.found_durable(new, identity(new))
     (tmp_path / "box").rename(tmp_path / "old")
-    found.make()
-    assert found.above(new, identity(new)) != []
-    found.found_durable(new, identity(new))
-    shutil.rmtree(found.subdirectory("tmp"))
-    found.make_missing()
-    assert found.above(new, identity(new)) != []
+    directories(tmp_path / "box").make()
+    assert here.above(new, identity(new)) != []
+    here.found_durable(new, identity(new))
+    shutil.rmtree(here.tmp)
+    lost = directories(tmp_path / "box", here.disk, create=False)
+    with pytest.raises(NotAMaildirError):
+        lost.make_missing()
+    assert here.above(new, identity(new)) != []
+
+
+class SameInode(PosixDisk):
+    """Gives every directory one inode number, as ext4 does for those that follow each other."""
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        device, _, born = super().identity(fd)
+        return device, 1, born
+
+
+def test_a_reused_inode_number_is_not_durable(tmp_path: Path) -> None:
+    """A maildir that another process has removed and made again is not durable, though its number is the old one's."""
+    disk = SameInode()
+    here = directories(tmp_path / "box", disk)
+    here.make()
+    born = identity(here.new, disk)
+    if not born[2]:
+        pytest.skip("this file system does not tell when a directory was made")
+    while identity(here.new, disk) == born:  # the clock of births is as coarse as the kernel's tick
+        shutil.rmtree(tmp_path / "box")
+        directories(tmp_path / "box").make()
+    assert here.above(here.new, identity(here.new, disk)) != []
 
 
 def test_above_of_a_link_is_the_real_parent(tmp_path: Path) -> None:
     """The parent to sync is that of the directory a link points to: there its entry is."""
     (tmp_path / "a" / "real").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a" / "real")
-    found, new = made(tmp_path / "link")
-    assert os.path.samefile(found.above(new, identity(new))[1], tmp_path / "a")
+    here, new = found(tmp_path / "link")
+    assert os.path.samefile(here.above(new, identity(new))[1], tmp_path / "a")
 
 
-def test_identity(tmp_path: Path) -> None:
-    """An open directory is known by device and inode."""
-    disk = PosixDisk()
-    fd = disk.open_directory(str(tmp_path))
-    try:
-        assert identity_of(disk, fd) == identity(str(tmp_path))
-    finally:
-        disk.close(fd)
+def test_identity_of_a_maildir(tmp_path: Path) -> None:
+    """Two paths to one maildir are known for one, made or yet to be made; others, and what cannot be seen, are not."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        ways = [
+            directories(Path(f"{tmp_path}/{way}")).identity()
+            for way in ("real/a/box", "link/a/box", "real/../link/a/box")
+        ]
+        assert len(set(ways)) == 1
+        other = directories(tmp_path / "real" / "b" / "box").identity()
+        assert other != ways[0]
+        directories(tmp_path / "real" / "a" / "box").make()
+    blind = FaultDisk(Fault("stat", errno.EIO, nth=0))
+    assert directories(tmp_path / "link", blind).identity() == (str(tmp_path / "link"),)
+
+
+# What is half made.
+
+
+@pytest.mark.parametrize("absent", SUBDIRECTORIES)
+def test_check_whole(tmp_path: Path, absent: str) -> None:
+    """What lacks one of the three is made whole, durably; or it is a NotAMaildirError, if nothing may be made."""
+    directories(tmp_path / "box").make()
+    (tmp_path / "box" / absent).rmdir()
+    with pytest.raises(NotAMaildirError, match=f"{absent}/ is missing"):
+        directories(tmp_path / "box", create=False).check_whole()
+    disk = FaultDisk()
+    here = directories(tmp_path / "box", disk)
+    assert (here.check_whole(), here.is_whole) == ([], True)
+    assert is_whole(tmp_path / "box")
+    assert calls(disk, "sync") == [f"{here.path}/..", here.path]
+    again = FaultDisk()
+    assert directories(tmp_path / "box", again, create=False).check_whole() == []
+    assert {call.operation for call in again.calls} == {"stat"}
+
+
+def test_check_whole_asks_for_no_right_to_read(tmp_path: Path) -> None:
+    """A directory that is there, and closed to this process, is there."""
+    directories(tmp_path).make()
+    disk = FaultDisk(Fault("stat", errno.EACCES, path="/cur", nth=0))
+    assert directories(tmp_path, disk, create=False).check_whole() == []
+
+
+def test_check_whole_sees_links(tmp_path: Path) -> None:
+    """A link to a directory will do; one that leads nowhere is no part of a maildir, and nothing is made there."""
+    directories(tmp_path / "box").make()
+    (tmp_path / "box" / "cur").rename(tmp_path / "elsewhere")
+    (tmp_path / "box" / "cur").symlink_to(tmp_path / "elsewhere")
+    here = directories(tmp_path / "box")
+    assert here.check_whole() == []
+    (tmp_path / "elsewhere").rmdir()
+    with pytest.raises(NotAMaildirError, match="cur is not a directory"):
+        here.check_whole()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_durable_maildirs_remembered_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +392,8 @@ def test_durable_maildirs_remembered_are_bounded(tmp_path: Path, monkeypatch: py
     disk = PosixDisk()
     boxes = [directories(tmp_path / name, disk) for name in "abc"]
     for box in boxes:
-        box.found_durable(box.subdirectory("new"), (1, 1))
-    assert [bool(box.above(box.subdirectory("new"), (1, 1))) for box in boxes] == [True, False, False]
+        box.found_durable(box.new, (1, 1, 1))
+    assert [bool(box.above(box.new, (1, 1, 1))) for box in boxes] == [True, False, False]
 
 
 # Listing.
@@ -338,6 +474,11 @@ class Aged(PosixDisk):
         return os.stat_result((*found[:9], round(changed)))
 
 
+def nothing(name: str) -> bool:
+    """Nothing is in use."""
+    return not name
+
+
 def littered(path: Path, *names: str) -> Path:
     directories(path).make()
     for name in names:
@@ -350,7 +491,7 @@ def test_clean_tmp_by_age(tmp_path: Path) -> None:
     tmp = littered(tmp_path, "old", "young", "new")
     (tmp_path / "new" / "old").touch()
     disk = Aged({"old": 36 * HOUR + 60, "young": 36 * HOUR - 60, "new": 0})
-    assert directories(tmp_path, disk).clean_tmp(36 * HOUR, in_use=()) == [str(tmp / "old")]
+    assert directories(tmp_path, disk).clean_tmp(36 * HOUR, nothing) == [str(tmp / "old")]
     assert sorted(os.listdir(tmp)) == ["new", "young"]
     assert os.listdir(tmp_path / "new") == ["old"]
 
@@ -359,7 +500,7 @@ def test_clean_tmp_goes_by_ctime(tmp_path: Path) -> None:
     """A file whose atime and mtime lie years back is not old: those can be set at will."""
     tmp = littered(tmp_path, "set-back")
     os.utime(tmp / "set-back", (1, 1))
-    assert directories(tmp_path).clean_tmp(HOUR, in_use=()) == []
+    assert directories(tmp_path).clean_tmp(HOUR, nothing) == []
     assert os.listdir(tmp) == ["set-back"]
 
 
@@ -367,8 +508,22 @@ def test_clean_tmp_spares_what_is_in_use(tmp_path: Path) -> None:
     """A file that this process is writing to is never removed, however old."""
     tmp = littered(tmp_path, "ours", "theirs")
     disk = Aged({"ours": 100 * HOUR, "theirs": 100 * HOUR})
-    assert directories(tmp_path, disk).clean_tmp(HOUR, in_use={str(tmp / "ours")}) == [str(tmp / "theirs")]
+    assert directories(tmp_path, disk).clean_tmp(HOUR, "ours".__eq__) == [str(tmp / "theirs")]
     assert os.listdir(tmp) == ["ours"]
+
+
+def test_clean_tmp_asks_last(tmp_path: Path) -> None:
+    """Whether a file is in use is asked when all else is known, right before it is removed."""
+    tmp = littered(tmp_path, "1", "2")
+    disk = FaultDisk(disk=Aged({"1": HOUR, "2": HOUR}))
+    asked: list[tuple[str, str]] = []
+
+    def is_in_use(name: str) -> bool:
+        asked.append((name, disk.calls[-1].operation))
+        return name == "2"
+
+    assert directories(tmp_path, disk).clean_tmp(0, is_in_use) == [str(tmp / "1")]
+    assert sorted(asked) == [("1", "stat"), ("2", "stat")]
 
 
 def test_clean_tmp_removes_regular_files_only(tmp_path: Path) -> None:
@@ -380,7 +535,7 @@ def test_clean_tmp_removes_regular_files_only(tmp_path: Path) -> None:
     (tmp / "link").symlink_to(tmp_path / "precious")
     os.mkfifo(tmp / "fifo")
     disk = Aged(dict.fromkeys(("directory", "link", "fifo", "precious"), 100 * HOUR))
-    assert directories(tmp_path, disk).clean_tmp(0, in_use=()) == []
+    assert directories(tmp_path, disk).clean_tmp(0, nothing) == []
     assert sorted(os.listdir(tmp)) == ["directory", "fifo", "link"]
     assert (tmp_path / "precious").exists()
 
@@ -391,7 +546,7 @@ def test_clean_tmp_tolerates_others(tmp_path: Path, operation: str) -> None:
     tmp = littered(tmp_path, "1", "2")
     gone = tmp / "1"
     disk = FaultDisk(Fault(operation, gate=gone.unlink, path=str(gone)), disk=Aged({"1": 2 * HOUR, "2": 2 * HOUR}))
-    assert directories(tmp_path, disk).clean_tmp(HOUR, in_use=()) == [str(tmp / "2")]
+    assert directories(tmp_path, disk).clean_tmp(HOUR, nothing) == [str(tmp / "2")]
     assert os.listdir(tmp) == []
 
 
@@ -400,5 +555,5 @@ def test_clean_tmp_of_what_is_none(tmp_path: Path, spoil: Callable[[Path], objec
     """Where there is no tmp/, or a file in its place, sweeping is a NotAMaildirError and makes nothing."""
     spoil(littered(tmp_path))
     with pytest.raises(NotAMaildirError):
-        directories(tmp_path).clean_tmp(HOUR, in_use=())
+        directories(tmp_path).clean_tmp(HOUR, nothing)
     assert not (tmp_path / "tmp").is_dir()

@@ -32,6 +32,7 @@ STAGES = {
     "close": "close",
     "open_directory": "publish",
     "stat": "publish",
+    "identity": "publish",
     "rename_noreplace": "publish",
 }
 LONG = b"0123456789abcdef" * 65536 + b"tail"  # two chunks and a rest: create and write are hops of their own

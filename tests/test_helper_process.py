@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -1252,15 +1253,35 @@ async def test_a_pause_reaches_the_source(tmp_path: Path) -> None:
         assert Look(maildir.path).names("tmp") == []
 
 
+class Word(str, Enum):  # noqa: UP042 whose str() is not its value, as a StrEnum's is
+    """Words of a program's own."""
+
+    LF = "lf"
+    SEEN = "S"
+
+
+@one_loop
+async def test_options_of_a_class_of_one_s_own(tmp_path: Path) -> None:
+    """What derives from str is told to the helper as what it is, and holds nobody up."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        options: dict[str, Any] = {"newline": Word.LF, "flags": Word.SEEN, "prefix": memoryview(b"X: 1\r\n")}
+        async with asyncio.timeout(30):
+            one, other = await asyncio.gather(maildir.append(b"1\r\n", **options), maildir.append(b"2"))
+    assert (Path(one.path).read_bytes(), one.flags, Path(other.path).read_bytes()) == (b"X: 1\n1\n", "S", b"2")
+
+
 @one_loop
 async def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:
-    """`clean_tmp` leaves alone what this process's helper is writing."""
+    """`clean_tmp` leaves alone what this process's helper is writing, by whatever path it comes to it."""
+    (tmp_path / "link").symlink_to(tmp_path / "m")
     async with helped() as commit:
         maildir = Maildir(tmp_path / "m", commit=commit)
         task = await begin_stream(maildir)
         (tmp_path / "m" / "tmp" / "another's").touch()
         removed = await maildir.clean_tmp(older_than=timedelta())
         assert [os.path.basename(path) for path in removed] == ["another's"]
+        assert await Maildir(tmp_path / "link").clean_tmp(older_than=timedelta()) == []
         task.unregister_producer()
         await task
         assert await maildir.clean_tmp(older_than=timedelta()) == []

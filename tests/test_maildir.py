@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import mailbox
 import os
 import threading
 import time
@@ -11,7 +12,9 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import Enum, IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +31,15 @@ from maildir_async import (
     MessageTooLargeError,
     NotAMaildirError,
     UncertainAppendError,
+    deliver,
 )
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.format.content import Content, check_newline, check_prefix
 from maildir_async.format.names import UniqueNames
+from maildir_async.format.options import nanoseconds
+from maildir_async.mailbox import maildir as maildir_module
+from maildir_async.mailbox.maildir import _is_in_use
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, tree, turns
 
@@ -82,11 +92,23 @@ async def _append(maildir: Maildir, message: Any) -> Delivered:
         ((17,), {}, TypeError, "int"),
         (("",), {}, ValueError, "''"),
         (("a\0b",), {}, ValueError, "x00"),
-        (("box",), {"size_limit": -1}, ValueError, "-1"),
-        (("box",), {"durability": "full"}, TypeError, "'full'"),
-        (("box",), {"durability": None}, TypeError, "None"),
-        (("box",), {"file_mode": 0o700}, ValueError, "0o700"),
-        (("box",), {"file_mode": 0o4600}, ValueError, "0o4600"),
+        ((None,), {}, TypeError, "path.*NoneType"),
+        (("a\ud800b",), {}, ValueError, "path.*ud800"),
+        (("box",), {"create": "no"}, TypeError, "create.*'no'"),
+        (("box",), {"commit": 3}, TypeError, "commit.*3"),
+        (("box",), {"size_limit": -1}, ValueError, "size_limit.*-1"),
+        (("box",), {"size_limit": "10M"}, TypeError, "size_limit.*'10M'"),
+        (("box",), {"durability": "full"}, TypeError, "durability.*'full'"),
+        (("box",), {"durability": None}, TypeError, "durability.*None"),
+        (("box",), {"file_mode": 0o700}, ValueError, "file_mode.*0o700"),
+        (("box",), {"file_mode": 0o4600}, ValueError, "file_mode.*0o4600"),
+        (("box",), {"file_mode": "600"}, TypeError, "file_mode.*'600'"),
+        (("box",), {"file_mode": -1}, ValueError, "file_mode.*-1"),
+        (("box",), {"file_mode": True}, TypeError, "file_mode.*True"),
+        (("box",), {"hostname": b"x"}, TypeError, "hostname.*b'x'"),
+        (("box",), {"hostname": "a\ud800"}, ValueError, "hostname.*ud800"),
+        (("box",), {"names": 3}, TypeError, "names.*3"),
+        (("box",), {"disk": 3}, TypeError, "disk.*3"),
         (("box",), {"hostname": "a", "names": UniqueNames()}, ValueError, "hostname"),
     ],
 )
@@ -94,6 +116,123 @@ def test_bad_arguments(arguments: tuple[Any], options: dict[str, Any], error: ty
     """A wrong argument of Maildir raises, naming what is wrong."""
     with pytest.raises(error, match=names):
         Maildir(*arguments, **options)
+
+
+BAD_CALLS: dict[str, tuple[Callable[[Maildir], Awaitable[object]], type[Exception], str]] = {
+    "concurrency text": (lambda maildir: maildir.append_many([], concurrency=cast(int, "4")), TypeError, "concur.*'4'"),
+    "concurrency 0": (lambda maildir: maildir.append_many([], concurrency=0), ValueError, "concurrency.*0"),
+    "on_progress": (lambda maildir: maildir.append_many([], on_progress=cast(Any, 3)), TypeError, "on_progress.*3"),
+    "return_exceptions": (
+        lambda maildir: maildir.append_many([], return_exceptions=cast(Any, "no")),
+        TypeError,
+        "return_exceptions.*'no'",
+    ),
+    "older_than 3": (lambda maildir: maildir.clean_tmp(cast(timedelta, 3)), TypeError, "older_than.*3"),
+    "older_than -1": (lambda maildir: maildir.clean_tmp(timedelta(-1)), ValueError, "older_than.*-1"),
+    "size text": (lambda maildir: maildir.check_room(cast(int, "3")), TypeError, "size.*'3'"),
+    "size -1": (lambda maildir: maildir.check_room(-1), ValueError, "size.*-1"),
+}
+
+
+@pytest.mark.parametrize("call", list(BAD_CALLS))
+async def test_bad_arguments_of_methods(tmp_path: Path, call: str) -> None:
+    """A wrong argument of a method raises, naming the argument and what it was, and touches nothing."""
+    disk = FaultDisk()
+    done, error, names = BAD_CALLS[call]
+    with pytest.raises(error, match=names):
+        await done(Maildir(tmp_path / "box", disk=disk))
+    assert disk.calls == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_pending": "4"}, TypeError),
+        ({"max_pending": 0}, ValueError),
+        ({"max_pending": 1.5}, TypeError),
+        ({"max_pending_bytes": None}, TypeError),
+        ({"max_pending_bytes": -1}, ValueError),
+        ({"wait": "no"}, TypeError),
+        ({"syncfs": "no"}, TypeError),
+        ({"helper_process": 1}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_a_group_commit(options: dict[str, Any], error: type[Exception]) -> None:
+    """A wrong argument of GroupCommit raises, naming the argument and what it was."""
+    ((name, value),) = options.items()
+    with pytest.raises(error, match=f"{name}.*{value!r}"):
+        GroupCommit(**options)
+
+
+class Text(str):
+    """A str of its own kind."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+class Word(str, Enum):  # noqa: UP042 whose str() is not its value, as a StrEnum's is
+    LF = "lf"
+    SEEN = "S"
+
+
+class Number(IntEnum):
+    MODE = 0o640
+    LIMIT = 1000
+
+
+async def test_classes_of_one_s_own_become_exact_types(tmp_path: Path) -> None:
+    """What derives from str, int or bytes is taken for what it is, and nothing further down meets its class."""
+
+    class Bytes(bytes):
+        pass
+
+    maildir = Maildir(
+        Text(tmp_path / "box"), file_mode=Number.MODE, size_limit=Number.LIMIT, hostname=Text("mx.example.org")
+    )
+    exact = [maildir.path, maildir.file_mode, maildir.size_limit]
+    assert [(type(value), value) for value in exact] == [
+        (str, str(tmp_path / "box")),
+        (int, 0o640),
+        (int, 1000),
+    ]
+    for prefix in (Bytes(b"X: 1\r\n"), bytearray(b"X: 1\r\n"), memoryview(b"X: 1\r\n")):
+        task = AppendTask(maildir, MAIL, flags=Word.SEEN, newline=cast(Any, Word.LF), prefix=cast(bytes, prefix))
+        delivered = await task
+        assert (type(delivered.flags), delivered.flags, type(delivered.path)) == (str, "S", str)
+        assert delivered.path.partition(",")[0].endswith(".mx.example.org")
+        assert Path(delivered.path).read_bytes() == b"X: 1\n" + MAIL
+    content = Content(prefix=check_prefix(Bytes(b"X: 1\n")), newline=check_newline(cast(Any, Word.LF)))
+    assert (type(content.prefix), type(content.newline)) == (bytes, str)
+    assert [type(nanoseconds(value)) for value in (Number.LIMIT, 1.5, datetime(2026, 1, 1))] == [int] * 3
+
+
+async def test_a_path_is_left_to_the_system(tmp_path: Path) -> None:
+    """``..`` after a symbolic link leads to where the system says, not to where the link stands."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    delivered = await Maildir(f"{tmp_path}//link/.././box").append(MAIL)
+    assert delivered.path.startswith(f"{tmp_path}/link/../box/new/")
+    assert len(os.listdir(tmp_path / "far" / "box" / "new")) == 1
+    assert not (tmp_path / "box").exists()
+
+
+async def test_a_path_of_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """A name that is no UTF-8, as `os.fsdecode` has it, is a path like others."""
+    delivered = await Maildir(tmp_path / os.fsdecode(b"b\xf6x")).append(MAIL)
+    assert os.path.exists(os.fsencode(delivered.path))
+    assert os.listdir(os.fsencode(tmp_path)) == [b"b\xf6x"]
+
+
+def test_an_absolute_path_asks_for_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Maildir can be made in a process whose working directory has been removed."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert Maildir(tmp_path / "box").path == str(tmp_path / "box")
 
 
 def test_a_maildir_is_small(tmp_path: Path) -> None:
@@ -163,7 +302,7 @@ async def test_hostname(tmp_path: Path) -> None:
 
 
 async def test_create(tmp_path: Path) -> None:
-    """create() makes the maildir and what is above it, mode 0700, and syncs it up to what existed; twice is well."""
+    """create() makes the maildir and what is above it, mode 0700, durably, from the outside in; twice is well."""
     disk = FaultDisk()
     maildir = Maildir(tmp_path / "a" / "box", create=False, disk=disk)
     await maildir.create()
@@ -171,12 +310,44 @@ async def test_create(tmp_path: Path) -> None:
     for name in ("a", "a/box", *(f"a/box/{name}" for name in SUBDIRECTORIES)):
         assert os.stat(tmp_path / name).st_mode & 0o7777 == 0o700
     synced = [call.path for call in disk.calls if call.operation == "sync"]
-    assert synced == [str(tmp_path / "a" / "box"), str(tmp_path / "a"), str(tmp_path)]
-    assert [call.operation for call in disk.calls].index("sync") > max(
-        at for at, call in enumerate(disk.calls) if call.operation == "mkdir"
-    )
+    assert synced == [f"{tmp_path}/..", str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "box")]
     await maildir.create()
     assert contents(maildir.path) == EMPTY
+
+
+async def test_what_create_has_synced_is_not_synced_again(tmp_path: Path) -> None:
+    """After create() the first message syncs nothing but itself and new/, one to many maildirs each new/ once."""
+    disk = FaultDisk()
+    maildirs = [Maildir(tmp_path / "users" / str(number), disk=disk) for number in range(50)]
+    for maildir in maildirs:
+        await maildir.create()
+    disk.calls.clear()
+    outcomes = await deliver(MAIL, maildirs)
+    assert all(outcome.delivered for outcome in outcomes)
+    synced = [call.path for call in disk.calls if call.operation == "sync"]
+    assert len(synced) == 51
+    assert sorted(path for path in synced if path.endswith("/new")) == sorted(f"{m.path}/new" for m in maildirs)
+    disk.calls.clear()
+    await maildirs[0].append(MAIL, flags="S")
+    assert [call.path for call in disk.calls if call.operation == "sync"][1:] == [f"{maildirs[0].path}/cur"]
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+@pytest.mark.parametrize("flags", ["", "S"])
+@pytest.mark.parametrize("missing", list(SUBDIRECTORIES))
+async def test_the_first_message_makes_a_maildir_whole(
+    tmp_path: Path, missing: str, flags: str, durability: Durability
+) -> None:
+    """The first message completes a maildir, also by what it does not need itself; other readers can open it then."""
+    (tmp_path / "box").mkdir()
+    for name in SUBDIRECTORIES.keys() - {missing}:
+        (tmp_path / "box" / name).mkdir()
+    with pytest.raises(NotAMaildirError, match=f"{missing}/ is missing"):
+        await Maildir(tmp_path / "box", create=False).append(MAIL, flags=flags, durability=durability)
+    assert tree(tmp_path / "box") == dict.fromkeys(SUBDIRECTORIES.keys() - {missing})
+    await Maildir(tmp_path / "box").append(MAIL, flags=flags, durability=durability)
+    ((_, message),) = mailbox.Maildir(tmp_path / "box", create=False).items()
+    assert message.get_flags() == flags
 
 
 @pytest.mark.parametrize("missing", list(SUBDIRECTORIES))
@@ -627,6 +798,54 @@ async def test_clean_tmp(tmp_path: Path) -> None:
         await maildir.clean_tmp(timedelta(seconds=-1))
 
 
+async def test_clean_tmp_beside_deliveries(tmp_path: Path) -> None:
+    """Sweeping all the time, by whatever path, what is older than nothing, takes no file of a delivery of ours."""
+    (tmp_path / "link").symlink_to(tmp_path / "box")
+    maildir = Maildir(tmp_path / "box")
+    await maildir.create()
+    over = False
+
+    async def sweep(path: Path) -> list[str]:
+        removed: list[str] = []
+        while not over:
+            removed += await Maildir(path).clean_tmp(timedelta(0))
+        return removed
+
+    sweepers = [asyncio.create_task(sweep(tmp_path / name)) for name in ("box", "link")]
+    delivered = await maildir.append_many([MAIL if number % 4 else [LONG] for number in range(200)], concurrency=8)
+    over = True
+    assert await asyncio.gather(*sweepers) == [[], []]
+    assert len(delivered) == len(os.listdir(tmp_path / "box" / "new")) == 200
+
+
+@pytest.mark.parametrize("moment", ["create", "chmod"])
+async def test_clean_tmp_at_the_moment_a_file_appears(tmp_path: Path, moment: str) -> None:
+    """A file is spared from the moment it exists, and found by way of a symbolic link."""
+    (tmp_path / "box").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "box")
+    removed: list[str] = []
+    sweep = partial(Directories(str(tmp_path / "link"), disk=Old(), create=False).clean_tmp, 0, _is_in_use)
+
+    class Sweeping(PosixDisk):
+        def create(self, path: str, mode: int) -> int:
+            fd = super().create(path, mode)
+            removed.extend(sweep())
+            return fd
+
+    disk = FaultDisk(Fault(moment, gate=lambda: removed.extend(sweep())), disk=Sweeping())
+    maildir = Maildir(tmp_path / "box", file_mode=0o640, disk=disk)
+    await maildir.create()
+    assert (await maildir.append(MAIL)).size == len(MAIL)
+    assert removed == []
+
+
+class Old(PosixDisk):
+    """Every file in tmp/ changed long ago."""
+
+    def stat(self, path: str | int) -> os.stat_result:
+        return os.stat_result((*super().stat(path)[:9], 0))
+
+
 def _until(reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not reached():
@@ -729,6 +948,32 @@ async def test_aclose_drains(tmp_path: Path) -> None:
     assert fed.future.done()
     await maildir.aclose()
     assert contents(maildir.path) == EMPTY | {"new": [MAIL, MAIL]}
+
+
+def test_aclose_meets_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts on another thread while aclose() runs is waited for or refused, and never begun after it."""
+    maildir = Maildir(tmp_path / "box")
+    lock, used = threading.RLock(), False
+
+    class Meeting:
+        """The lock of all maildirs; before it is taken by a start, somebody closes the maildir in another thread."""
+
+        def __enter__(self) -> None:
+            nonlocal used
+            if not used and threading.current_thread() is threading.main_thread():
+                used = True
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(asyncio.run, maildir.aclose()).result(30)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    monkeypatch.setattr(maildir_module, "_bookkeeping", Meeting())
+    with pytest.raises(MaildirError, match="closed"):
+        asyncio.run(_append(maildir, MAIL))
+    assert used
+    assert not (tmp_path / "box").exists()
 
 
 async def test_aclose_can_be_given_up(tmp_path: Path) -> None:

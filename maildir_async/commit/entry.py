@@ -162,11 +162,13 @@ class Entry:
                 if self.tmpfile.durability is Durability.FULL:
                     self.tmpfile.stage = "publish"
                     target.open()
+                elif not self.tmpfile.directories.is_whole:
+                    self.tmpfile.warnings += self.tmpfile.directories.check_whole()
                 self.tmpfile.publish()
             except FileNotFoundError:
                 if last_try:
                     raise
-                self.tmpfile.directories.make_missing()
+                self.tmpfile.warnings += self.tmpfile.directories.make_missing()
                 target.close()  # what is open may be a directory that has been removed
             else:
                 return

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from maildir_async.commit.entry import Entry
-from maildir_async.disk.directories import identity_of, sync_directory
+from maildir_async.disk.directories import sync_directory, unsyncable
 from maildir_async.disk.posix import Disk
 
 __all__ = ["Files", "Target", "by_file_system", "sync_now"]
@@ -61,7 +61,7 @@ class Target:
         self._directories = entry.tmpfile.directories
         self._path = entry.tmpfile.target
         self._fd = -1
-        self._identity: tuple[int, int] | None = None  # once it has been found
+        self._identity: tuple[int, int, int] | None = None  # once it has been found
         self._over = False  # synced: whoever opens it only now has been left behind, and has another of its own
         self._lock = threading.Lock()
         self._warnings: list[str] = []
@@ -77,11 +77,13 @@ class Target:
                         with contextlib.suppress(OSError):  # nothing has been done by this descriptor
                             self._close()
 
-    def _open(self) -> tuple[int, int]:
+    def _open(self) -> tuple[int, int, int]:
         fd = self.disk.open_directory(self._path)
         try:
-            identity = identity_of(self.disk, fd)
-        except OSError:
+            identity = self.disk.identity(fd)
+            if self._directories.above(self._path, identity):
+                self._warnings += self._directories.check_whole()
+        except BaseException:
             self.disk.close(fd)
             raise
         self._fd = fd
@@ -142,15 +144,14 @@ class Target:
         finally:
             self._close_or_warn()  # at once: there are many of its kind
 
-    def _sync(self, identity: tuple[int, int]) -> None:
+    def _sync(self, identity: tuple[int, int, int]) -> None:
         self.disk.sync(self._fd)
         above = self._directories.above(self._path, identity)
         for path in above:
             try:
                 sync_directory(self.disk, path)
             except PermissionError as exc:
-                # Its parent may be closed to us, as /home/alice/.. often is. Who made it has to have synced it.
-                self._warnings.append(f"{path} could not be opened to be synced: {exc.strerror}")
+                self._warnings.append(unsyncable(path, exc))
         if above:
             self._directories.found_durable(self._path, identity)
 

@@ -15,6 +15,8 @@ from collections.abc import Generator, MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
+from maildir_async.disk.paths import absolute
+
 __all__ = [
     "BACKLOG",
     "Address",
@@ -94,7 +96,7 @@ def parse_address(text: str) -> Address:
         path = text.removeprefix("unix:")
         if not path or "\0" in path:
             raise ValueError(f"not the path of a socket: {text!r}")
-        path = os.path.abspath(path)
+        path = absolute(path)
         if len(os.fsencode(path + NEW)) > MAX_PATH:
             raise ValueError(f"a socket's path may have {MAX_PATH - len(NEW)} bytes at most: {text!r}")
         return UnixAddress(path)

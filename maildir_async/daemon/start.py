@@ -13,6 +13,7 @@ from maildir_async.daemon.options import Settings
 from maildir_async.daemon.recipients import Recipients
 from maildir_async.daemon.sockets import InUseError, Listener
 from maildir_async.daemon.supervisor import SIGNALS, Supervisor
+from maildir_async.disk.paths import absolute
 
 __all__ = ["DaemonError", "serve"]
 
@@ -91,7 +92,7 @@ def _listen_for_metrics(settings: Settings, leaving: contextlib.ExitStack) -> so
 
 
 def _write_pidfile(path: str, leaving: contextlib.ExitStack) -> None:
-    path = os.path.abspath(path)
+    path = absolute(path)
     new = f"{path}.new"
     try:
         with open(new, "w") as file:

@@ -5,13 +5,13 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Container
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from maildir_async.disk.posix import Disk
 from maildir_async.errors import NotAMaildirError
 
-__all__ = ["Directories", "identity_of", "sync_directory"]
+__all__ = ["Directories", "sync_directory", "unsyncable"]
 
 #: The Maildir page gives no modes; every writer but stdlib keeps strangers out.
 DIRECTORY_MODE: Final = 0o700
@@ -19,18 +19,12 @@ DIRECTORY_MODE: Final = 0o700
 #: tmp/ comes last: a maildir that has one is whole.
 SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 
-#: What this process has found or made durable: (disk, path of a new/ or cur/) → identity of that directory.
-_durable: Final[dict[tuple[Disk, str], tuple[int, int]]] = {}
-#: Directories that a delivery of this process is making, and has not synced yet.
-_fresh: Final[set[tuple[Disk, str]]] = set()
+#: What this process has found or made durable, itself and all above it: (disk, path of a directory) → its identity.
+_durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
 
-_DURABLE_MAX: Final = 16384  # entries of about 300 bytes; a forgotten one costs two syncs at its next use
-
-
-def identity_of(disk: Disk, fd: int) -> tuple[int, int]:
-    """Return device and inode number of an open directory."""
-    found = disk.stat(fd)
-    return found.st_dev, found.st_ino
+_DURABLE_MAX: Final = (
+    32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+)
 
 
 def sync_directory(disk: Disk, path: str) -> None:
@@ -45,13 +39,14 @@ def sync_directory(disk: Disk, path: str) -> None:
 class Directories:
     """``tmp/``, ``new/`` and ``cur/`` of the maildir at *path*."""
 
-    __slots__ = ("create", "cur", "disk", "new", "path", "tmp")
+    __slots__ = ("create", "cur", "disk", "is_whole", "new", "path", "tmp")
 
     def __init__(self, path: str, *, disk: Disk, create: bool) -> None:
         self.path = path
         self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
         self.disk = disk
         self.create = create
+        self.is_whole = False  # whether all three have been seen, by way of this object
 
     def subdirectory(self, name: str) -> str:
         """Return the path of ``tmp``, ``new`` or ``cur``."""
@@ -62,7 +57,7 @@ class Directories:
         path = self.tmp
         while True:
             try:
-                return self.disk.stat(path).st_dev
+                return self.disk.stat(f"{path}/.").st_dev  # of what a symbolic link leads to
             except FileNotFoundError:
                 if path == os.path.dirname(path):
                     return self.path
@@ -89,21 +84,35 @@ class Directories:
             except NotADirectoryError:
                 raise self._not_a_maildir(path) from None
 
-    def make_missing(self) -> None:
-        """Make what a delivery found missing, if that is allowed; `NotAMaildirError` if not."""
-        for name in SUBDIRECTORIES:
-            _durable.pop((self.disk, self.subdirectory(name)), None)
+    def check_whole(self) -> list[str]:
+        """Look whether all three are there, as a first use must: what is missing is made, or `NotAMaildirError`.
+
+        A message needs but two of them, and a mail reader the third. Returns warnings, as `make` does.
+        """
+        warnings = self.make_missing() if self.missing() else []
+        self.is_whole = True
+        return warnings
+
+    def make_missing(self) -> list[str]:
+        """Make what a delivery found missing, if that is allowed; `NotAMaildirError` if not. Return warnings."""
+        self.is_whole = False
+        for path in (self.path, *map(self.subdirectory, SUBDIRECTORIES)):
+            _durable.pop((self.disk, path), None)
         if self.create:
-            self.make()
-        elif missing := self.missing():
+            return self.make()
+        if missing := self.missing():
             raise NotAMaildirError(
                 f"{self.path} is not a maildir: {missing[0]}/ is missing", errno=errno.ENOENT, stage="create"
             )
+        return []
 
-    def make(self) -> None:
-        """Make the maildir, or what is missing of it, durably: everything made is synced before this returns.
+    def make(self) -> list[str]:
+        """Make the maildir, or what is missing of it, durably: when this returns, ``new/`` and ``cur/`` are durable.
 
-        Others may be making it at the same time. `NotAMaildirError` if something on the way is not a directory.
+        From the outside in, and nothing is made in a directory whose own entry is not synced. So whoever dies on the
+        way, or makes the same at the same time: a directory that has something in it is durable, and one that is
+        empty may not be. Returns warnings: the parent of what was there already may not be open to this process.
+        `NotAMaildirError` if something on the way is not a directory.
         """
         existing, missing = self.path, list[str]()
         while not self._is_directory(existing):
@@ -111,15 +120,48 @@ class Directories:
             existing = os.path.dirname(existing)
         if not missing:
             self.missing()  # raises before anything is made, if one of them is a file
+        warnings = self._make_durable(existing)
         for path in reversed(missing):
             self._make_directory(path)
-        for name in SUBDIRECTORIES:
-            self._make_directory(self.subdirectory(name))
-        # Whoever won the race for one of these may not have synced it, so all are synced, innermost first:
-        # no directory is durable before what it is to hold.
-        for path in (self.path, *map(os.path.dirname, missing), *self._fresh_above(existing)):
-            sync_directory(self.disk, path)
-        _fresh.difference_update((self.disk, path) for path in (*missing, *map(self.subdirectory, SUBDIRECTORIES)))
+            # Also if another has made it: he may have died since, and not have synced it.
+            self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
+        paths = [self.subdirectory(name) for name in SUBDIRECTORIES]
+        for path in paths:
+            self._make_directory(path)
+        if not missing and warnings:  # there is no more to be said than the first delivery will say: see `above`
+            sync_directory(self.disk, self.path)
+            warnings = []
+        else:
+            self._sync_holding([self.cur, self.new], self.path)
+        self.is_whole = True
+        return warnings
+
+    def _make_durable(self, path: str) -> list[str]:
+        """Sync what holds the entry of *path*, which is there, unless it is known to be durable. Return warnings."""
+        identity = self._identity_of(path)
+        if _durable.get((self.disk, path)) == identity:
+            return []
+        # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
+        try:
+            sync_directory(self.disk, f"{path}/..")
+        except PermissionError as exc:
+            return [unsyncable(f"{path}/..", exc)]
+        _remember(self.disk, path, identity)
+        return []
+
+    def _sync_holding(self, paths: Sequence[str], parent: str) -> None:
+        """Sync *parent*, and remember what it holds by *paths*: as it was before, for it may be replaced meanwhile."""
+        identities = [self._identity_of(path) for path in paths]
+        sync_directory(self.disk, parent)
+        for path, identity in zip(paths, identities, strict=True):
+            _remember(self.disk, path, identity)
+
+    def _identity_of(self, path: str) -> tuple[int, int, int]:
+        fd = self.disk.open_directory(path)
+        try:
+            return self.disk.identity(fd)
+        finally:
+            self.disk.close(fd)
 
     def _is_directory(self, path: str) -> bool:
         try:
@@ -133,7 +175,6 @@ class Directories:
 
     def _make_directory(self, path: str) -> None:
         try:
-            _fresh.add((self.disk, path))
             self.disk.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
             if not self._is_directory(path):
@@ -150,33 +191,53 @@ class Directories:
 
     def missing(self) -> list[str]:
         """Return which of the three subdirectories are not there."""
-        return [name for name in SUBDIRECTORIES if not self._is_directory(self.subdirectory(name))]
+        return [name for name in SUBDIRECTORIES if not self._is_there(self.subdirectory(name))]
 
-    def above(self, target: str, identity: tuple[int, int]) -> list[str]:
+    def _is_there(self, path: str) -> bool:
+        try:
+            self.disk.stat(f"{path}/.")  # which follows a symbolic link, and asks for no right to read
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError:
+            raise self._not_a_maildir(path) from None
+        except PermissionError:
+            pass  # closed to this process, as cur/ may be to a delivery agent
+        return True
+
+    def above(self, target: str, identity: tuple[int, int, int]) -> list[str]:
         """Return the directories above *target* (``new/`` or ``cur/``, now *identity*) that must be synced with it.
 
         To exist is not to be durable: whoever made this maildir may not have synced it. So the first time this
         process delivers to it, and again when it has been replaced, its root and the root's parent are synced too.
+        What is further up has something in it, and is durable therefore: see `make`.
         """
         if _durable.get((self.disk, target)) == identity:
             return []
-        # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
-        return [self.path, f"{self.path}/..", *self._fresh_above(self.path)[1:]]
+        return [self.path, f"{self.path}/.."]
 
-    def _fresh_above(self, path: str) -> list[str]:
-        """Return the directories to sync because another delivery has made what is in them, and not synced it yet."""
-        above: list[str] = []
-        while (self.disk, path) in _fresh:
-            path = os.path.dirname(path)
-            above.append(path)
-        return above
-
-    def found_durable(self, target: str, identity: tuple[int, int]) -> None:
+    def found_durable(self, target: str, identity: tuple[int, int, int]) -> None:
         """Remember that what is `above` it has been synced."""
-        while len(_durable) >= _DURABLE_MAX:
-            with contextlib.suppress(RuntimeError, StopIteration):  # another thread has just changed it
-                _durable.pop(next(iter(_durable)), None)
-        _durable[self.disk, target] = identity
+        _remember(self.disk, target, identity)
+
+    def identity(self) -> tuple[object, ...]:
+        """Return what is the same for two of these that stand for one maildir, by whatever path, and for no others.
+
+        A maildir that is yet to be made is known by the deepest directory above it that is there. Where the system
+        does not tell, by its path.
+        """
+        existing, below = self.path, list[str]()
+        while True:
+            try:
+                found = self.disk.stat(f"{existing}/.")
+            except FileNotFoundError:
+                if existing == os.path.dirname(existing):
+                    return (self.path,)
+                existing, _, name = existing.rpartition("/")
+                below.append(name)
+            except OSError:
+                return (self.path,)
+            else:
+                return (found.st_dev, found.st_ino, *below)
 
     def messages(self) -> list[str]:
         """Return the paths of all messages, in the order Dovecot would number them.
@@ -193,19 +254,25 @@ class Directories:
         ]
         return sorted(paths, key=lambda path: _arrival(os.path.basename(path)))
 
-    def clean_tmp(self, older_than_s: float, in_use: Container[str]) -> list[str]:
+    def clean_tmp(self, older_than_s: float, is_in_use: Callable[[str], bool]) -> list[str]:
         """Remove files in ``tmp/`` whose ctime is older than *older_than_s* seconds, and return their paths.
 
         By ctime, as Dovecot and Courier do: atime is not kept on noatime mounts, and mtime can be set at will.
         Other sweepers, and deliveries that end meanwhile, are no error.
+
+        Args:
+            older_than_s: that age.
+            is_in_use: whether this process is writing a file of that name, by whatever path. Asked last, since the
+                file may have been begun after it was asked about others; who writes one says so before he makes it.
+
         """
         removed: list[str] = []
         now = time.time()
         for entry in self._listdir("tmp"):
-            path = f"{self.subdirectory('tmp')}/{entry}"
+            path = f"{self.tmp}/{entry}"
             try:
                 found = self.disk.stat(path)
-                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or path in in_use:
+                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or is_in_use(entry):
                     continue
                 self.disk.unlink(path)
             except FileNotFoundError:
@@ -222,6 +289,18 @@ class Directories:
             ) from None
         except NotADirectoryError:
             raise self._not_a_maildir(self.subdirectory(name)) from None
+
+
+def unsyncable(path: str, exc: OSError) -> str:
+    """Return the warning for a parent that is closed to us, as /home/alice/.. often is: who made it has synced it."""
+    return f"{path} could not be opened to be synced: {exc.strerror}"
+
+
+def _remember(disk: Disk, path: str, identity: tuple[int, int, int]) -> None:
+    while len(_durable) >= _DURABLE_MAX:
+        with contextlib.suppress(RuntimeError, StopIteration):  # another thread has just changed it
+            _durable.pop(next(iter(_durable)), None)
+    _durable[disk, path] = identity
 
 
 def _arrival(name: str) -> tuple[int, int, str]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final, Protocol
 
+from maildir_async.disk.identity import identity
 from maildir_async.disk.syncs import Syncs, call_side_by_side
 
 __all__ = ["UNLINKABLE", "Disk", "PosixDisk", "link_new", "publish", "syncfs_tells_errors", "write_all"]
@@ -76,6 +77,13 @@ class Disk(Protocol):
 
     def stat(self, path: str | int) -> os.stat_result:
         """Stat without following a symbolic link in the last component."""
+        ...
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        """Return device, inode number and time of birth (ns; 0 where it is not known) of what is open.
+
+        No other file or directory has, or had, all three the same.
+        """
         ...
 
     def listdir(self, path: str) -> list[str]: ...
@@ -163,6 +171,9 @@ class PosixDisk:
 
     def stat(self, path: str | int) -> os.stat_result:
         return os.stat(path) if isinstance(path, int) else os.stat(path, follow_symlinks=False)
+
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        return identity(fd)
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)

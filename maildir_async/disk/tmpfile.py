@@ -263,19 +263,20 @@ class TmpFile:
         for _ in range(NAME_TRIES):
             unique = self.names.next()
             path = f"{self.directories.tmp}/{unique}"
+            _in_use[path] = self  # before it exists: a sweeper that finds it must find it here as well
             try:
                 self._fd = self.directories.disk.create(path, self.mode)
-            except FileExistsError:
-                continue
-            except (FileNotFoundError, NotADirectoryError):
-                if made:
+            except BaseException as exc:
+                _in_use.pop(path, None)
+                if isinstance(exc, FileExistsError):
+                    continue
+                if made or not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
                     raise
-                self.directories.make_missing()
+                self.warnings += self.directories.make_missing()
                 made = True
                 continue
             self.path = path
             self.opened_at = time.monotonic()
-            _in_use[path] = self
             if self.mode & 0o077:  # what the umask may have taken away
                 self.directories.disk.chmod(self._fd, self.mode)
             return unique

@@ -17,21 +17,24 @@ _FIELDS: Final = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r\n\0]*\r?\n(?:[ \t]+[^ \t\
 
 
 def check_newline(newline: Newline) -> Newline:
-    """Return *newline*; ValueError unless it is one of the three policies."""
-    if newline not in NEWLINES:
+    """Return *newline*, as an exact str; ValueError unless it is one of the three policies."""
+    if not isinstance(newline, str) or newline not in NEWLINES:
         raise ValueError(f"newline must be one of {', '.join(NEWLINES)}, not {newline!r}")
-    return newline
+    return NEWLINES[NEWLINES.index(newline)]
 
 
 def check_prefix(prefix: bytes) -> bytes:
-    """Return *prefix* if it is whole header lines; raise ValueError if it could end the header, or split a field.
+    """Return *prefix*, as exact bytes, if it is whole header lines; raise ValueError if it could end the header, or split a field.
 
     So nothing put into a prefix can add a body. Whether a line in it is a header somebody smuggled in cannot be seen
     here: whoever builds one from an envelope has to refuse addresses with CR or LF.
     """
     if not isinstance(prefix, (bytes, bytearray, memoryview)):
         raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")
-    prefix = bytes(prefix)
+    try:
+        prefix = bytes(memoryview(prefix))
+    except ValueError as exc:  # a memoryview that has been released
+        raise ValueError(f"prefix cannot be read: {exc}") from None
     whole = _FIELDS.match(prefix)
     assert whole is not None  # no line at all is no less than some
     if whole.end() == len(prefix):

@@ -109,8 +109,15 @@ def key_of(name: str) -> str:
 
 
 def check_flags(flags: str) -> str:
-    """Return *flags* sorted and without repeats, or raise ValueError naming the letter that is not one."""
+    """Return *flags* sorted and without repeats, as an exact str; raise ValueError naming the letter that is not one.
+
+    TypeError unless it is a str.
+    """
+    if not isinstance(flags, str):
+        raise TypeError(f"flags must be a str, not {flags!r}")
+    if not flags:
+        return ""
     for flag in flags:
         if flag not in FLAGS:
-            raise ValueError(f"{flag!r} is not a Maildir flag; the flags are {FLAGS}")
+            raise ValueError(f"flags: {flag!r} is not a Maildir flag; the flags are {FLAGS}")
     return "".join(sorted(set(flags)))

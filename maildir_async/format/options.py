@@ -1,8 +1,11 @@
 """What may be asked of one append: the options by name, and what makes each of them valid. Pure."""
 
+import math
+import operator
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypedDict
+from typing import Final, TypedDict, TypeVar
 
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
@@ -11,11 +14,20 @@ __all__ = [
     "DEADLINE",
     "AppendOptions",
     "MessageOptions",
+    "check_age",
+    "check_bool",
+    "check_callback",
+    "check_count",
     "check_deadline",
     "check_durability",
+    "check_file_mode",
+    "check_hostname",
+    "check_path",
     "check_size_limit",
     "nanoseconds",
 ]
+
+F = TypeVar("F", bound=Callable[..., object])
 
 #: The Maildir page gives a delivery 24 hours: sweepers take what has been in tmp/ for 36.
 DEADLINE: Final = timedelta(hours=24)
@@ -39,18 +51,92 @@ class AppendOptions(MessageOptions, total=False):
     on_progress: Callable[[int], object] | None
 
 
+# Each returns what it was given as an exact str, int or bool, so that nothing further down (marshal, for one, which
+# speaks to the helper process) meets a class derived from one; and each error names the argument and what it was.
+
+
+def check_path(path: "str | os.PathLike[str]") -> str:
+    """Return *path* as a str. TypeError for anything but a path of text, ValueError for what no file can be called."""
+    given: object = path.__fspath__() if isinstance(path, os.PathLike) else path
+    if not isinstance(given, str):
+        raise TypeError(f"path must be str or os.PathLike[str], not {type(given).__name__}")
+    found = str.__str__(given)
+    if not found or "\0" in found:
+        raise ValueError(f"path is not a path: {found!r}")
+    try:
+        os.fsencode(found)
+    except UnicodeEncodeError as exc:  # a lone surrogate that stands for no byte
+        raise ValueError(f"path cannot be encoded: {found!r}: {exc.reason}") from None
+    return found
+
+
+def check_hostname(hostname: str | None) -> str | None:
+    """Return *hostname*. TypeError unless it is a str or None, ValueError if it cannot be encoded."""
+    if hostname is None:
+        return None
+    if not isinstance(hostname, str):
+        raise TypeError(f"hostname must be a str or None, not {hostname!r}")
+    hostname = str.__str__(hostname)
+    try:
+        os.fsencode(hostname)
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"hostname cannot be encoded: {hostname!r}: {exc.reason}") from None
+    return hostname
+
+
+def check_bool(name: str, value: bool) -> bool:
+    """Return *value*; TypeError for anything but True and False: the word "no" must not mean yes."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def check_count(name: str, value: int, *, least: int) -> int:
+    """Return *value*. TypeError unless it is an integer, ValueError if it is less than *least*."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    value = operator.index(value)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def check_callback(name: str, value: F | None) -> F | None:
+    """Return *value*; TypeError unless it can be called, or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
+    return value
+
+
+def check_file_mode(file_mode: int) -> int:
+    """Return *file_mode*. TypeError unless it is an integer, ValueError for more than read and write bits."""
+    file_mode = check_count("file_mode", file_mode, least=0)
+    if file_mode & ~0o666:
+        raise ValueError(f"file_mode must be read and write bits only, not {file_mode:#o}")
+    return file_mode
+
+
+def check_age(older_than: timedelta) -> float:
+    """Return *older_than* in seconds. TypeError unless it is a timedelta, ValueError if it is negative."""
+    if not isinstance(older_than, timedelta):
+        raise TypeError(f"older_than must be a timedelta, not {older_than!r}")
+    if older_than < timedelta():
+        raise ValueError(f"older_than must not be negative: {older_than}")
+    return older_than.total_seconds()
+
+
 def check_deadline(deadline: timedelta) -> timedelta:
-    """Return *deadline*; ValueError unless it lies in the future."""
+    """Return *deadline*. TypeError unless it is a timedelta, ValueError unless it lies in the future."""
+    if not isinstance(deadline, timedelta):
+        raise TypeError(f"deadline must be a timedelta, not {deadline!r}")
     if deadline <= timedelta():
         raise ValueError(f"deadline must be positive, not {deadline}")
     return deadline
 
 
 def check_size_limit(size_limit: int | None) -> int | None:
-    """Return *size_limit*; ValueError if it is negative."""
-    if size_limit is not None and size_limit < 0:
-        raise ValueError(f"size_limit must not be negative: {size_limit}")
-    return size_limit
+    """Return *size_limit*. TypeError unless it is an integer or None, ValueError if it is negative."""
+    return None if size_limit is None else check_count("size_limit", size_limit, least=0)
 
 
 def check_durability(durability: Durability) -> Durability:
@@ -61,12 +147,35 @@ def check_durability(durability: Durability) -> Durability:
 
 
 def nanoseconds(received_at: datetime | float | None) -> int | None:
-    """Return a time in nanoseconds since the epoch. A datetime without a zone is local time, as always in Python."""
+    """Return a time in nanoseconds since the epoch. A datetime without a zone is local time, as always in Python.
+
+    TypeError unless it is a datetime, a number or None; ValueError for what lies outside the years 1 to 9999.
+    """
     if received_at is None:
         return None
+    try:
+        micros = _microseconds(received_at)
+    except (OverflowError, ValueError, OSError) as exc:  # NaN, infinity; what astimezone() does near both ends
+        raise ValueError(f"received_at is no time that can be told: {received_at!r}: {exc}") from None
+    if not _FIRST <= micros <= _LAST:
+        raise ValueError(f"received_at lies outside the years 1 to 9999: {received_at!r}")
+    return micros * 1000
+
+
+def _microseconds(received_at: datetime | float) -> int:
     if isinstance(received_at, datetime):
-        return (received_at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1) * 1000
-    return round(received_at * 1_000_000) * 1000  # a float of today's seconds holds microseconds, not nanoseconds
+        return int((received_at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1))
+    kind = type(received_at)
+    if not isinstance(received_at, bool):
+        if hasattr(kind, "__index__"):
+            return operator.index(received_at) * 1_000_000  # type: ignore[arg-type, unused-ignore]
+        if hasattr(kind, "__float__"):
+            seconds = float(received_at)
+            # A float of today's seconds holds microseconds, not nanoseconds.
+            return round(seconds * 1_000_000) if math.isfinite(seconds) else round(seconds)  # which raises
+    raise TypeError(f"received_at must be a datetime, a number of seconds or None, not {received_at!r}")
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)

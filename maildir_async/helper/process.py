@@ -14,6 +14,8 @@ import time
 import weakref
 from typing import Any, Final
 
+from maildir_async.disk.paths import absolute
+
 __all__ = ["END_S", "Helper", "HelperProcess"]
 
 #: Bytes on their way in each direction of a connection, as far as the system grants it: a batch of short messages.
@@ -67,7 +69,7 @@ class HelperProcess:
             if not sys.executable:  # an interpreter inside another program
                 raise FileNotFoundError(errno.ENOENT, "the path of the Python interpreter is not known")
             told: dict[str, Any] = {
-                "path": [os.path.abspath(entry) for entry in sys.path],
+                "path": [absolute(os.fspath(entry)) for entry in sys.path],
                 "control": theirs.fileno(),
                 "parent": os.getpid(),
                 "syncfs": self._syncfs,

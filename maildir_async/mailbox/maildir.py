@@ -17,13 +17,26 @@ import anyio
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.directories import Directories
+from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import Disk, PosixDisk
 from maildir_async.disk.tmpfile import in_use
 from maildir_async.errors import MaildirError, UncertainAppendError, append_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.names import UniqueNames, names_for
-from maildir_async.format.options import DEADLINE, AppendOptions, MessageOptions, check_durability, check_size_limit
+from maildir_async.format.options import (
+    DEADLINE,
+    AppendOptions,
+    MessageOptions,
+    check_age,
+    check_bool,
+    check_count,
+    check_durability,
+    check_file_mode,
+    check_hostname,
+    check_path,
+    check_size_limit,
+)
 from maildir_async.format.states import State
 from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import in_use_by_helpers
@@ -94,19 +107,19 @@ class Maildir:
         names: UniqueNames | None = None,
         disk: Disk = _posix,
     ) -> None:
-        path = os.fspath(path)
-        if not isinstance(path, str):
-            raise TypeError(f"path must be str or os.PathLike[str], not {type(path).__name__}")
-        if not path or "\0" in path:
-            raise ValueError(f"not a path: {path!r}")
-        if file_mode & ~0o666:
-            raise ValueError(f"file_mode must be read and write bits only, not {file_mode:#o}")
+        if commit is not None and not isinstance(commit, GroupCommit):
+            raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
+        if names is not None and not callable(getattr(names, "next", None)):
+            raise TypeError(f"names must be UniqueNames or None, not {names!r}")
+        if not callable(getattr(disk, "identity", None)):
+            raise TypeError(f"disk must be a Disk, not {disk!r}")
+        hostname = check_hostname(hostname)
         if names is not None and hostname is not None:
             raise ValueError("names brings its own hostname")
-        self.directories = Directories(os.path.abspath(path), disk=disk, create=create)
+        self.directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create))
         self.names = names or names_for(hostname)
         self.durability = check_durability(durability)
-        self.file_mode = file_mode
+        self.file_mode = check_file_mode(file_mode)
         self.size_limit = check_size_limit(size_limit)
         self._commit = commit
         self._closed = False
@@ -150,6 +163,7 @@ class Maildir:
         `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
         `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
         """
+        size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
         await self._in_thread(partial(self.directories.check_room, size))
@@ -265,6 +279,7 @@ class Maildir:
             options: those of `append`, for every message.
 
         """
+        check_bool("return_exceptions", return_exceptions)
         settled = await settle_many(
             lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
         )
@@ -294,10 +309,7 @@ class Maildir:
         Only regular files whose ctime is older than *older_than*, and none that this process is writing to. Less than
         36 hours is safe only where nothing else delivers to this maildir.
         """
-        age = older_than.total_seconds()
-        if age < 0:
-            raise ValueError(f"older_than must not be negative: {older_than}")
-        return await self._in_thread(lambda: self.directories.clean_tmp(age, in_use() | in_use_by_helpers()))
+        return await self._in_thread(partial(self.directories.clean_tmp, check_age(older_than), _is_in_use))
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
@@ -314,21 +326,28 @@ class Maildir:
 
         A message that somebody is still feeding is waited for. Cancelling this stops the waiting, not the deliveries.
         """
-        self._closed = True
         loop = asyncio.get_running_loop()
-        while self._live_tasks():
+        while True:
             drained: asyncio.Future[None] = loop.create_future()
-            self._closing.append((loop, drained))
-            # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
-            await asyncio.wait([drained], timeout=1.0)
+            with _bookkeeping:  # what starts meanwhile has started, and is waited for, or is refused
+                self._closed = True
+                if not self._live_tasks():
+                    return
+                self._closing.append((loop, drained))
+            try:
+                # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
+                await asyncio.wait([drained], timeout=1.0)
+            finally:
+                with _bookkeeping:
+                    self._closing = [waiting for waiting in self._closing if waiting[1] is not drained]
 
     # What an AppendTask needs (maildir_async.receive.task.Mailbox).
 
     def begun(self, task: AppendTask) -> None:
         """Learn of a task that starts."""
-        if self._closed:
-            raise MaildirError(f"{self.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
         with _bookkeeping:
+            if self._closed:
+                raise MaildirError(f"{self.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
             if self._tasks is None:
                 self._tasks = weakref.WeakSet()
             self._tasks.add(task)
@@ -375,6 +394,11 @@ class Maildir:
         except OSError as exc:
             raise append_error(exc, path=self.path, stage="create") from exc
         return outcome.result()
+
+
+def _is_in_use(name: str) -> bool:
+    """Whether this process, or its helper, is writing a file of that name in some ``tmp/``: no two have the same."""
+    return any(os.path.basename(path) == name for path in in_use() | in_use_by_helpers())
 
 
 def _existing_message(message: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from maildir_async.format.delivered import Delivered
+from maildir_async.format.options import check_callback, check_count
 
 __all__ = ["settle_many"]
 
@@ -24,8 +25,8 @@ async def settle_many(
     If *messages* or *on_progress* raises, or this is cancelled, no further message is begun, those in flight are
     cancelled and waited for, and that exception is raised.
     """
-    if concurrency < 1:
-        raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+    concurrency = check_count("concurrency", concurrency, least=1)
+    check_callback("on_progress", on_progress)
     if isinstance(messages, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"messages must be an iterable of messages, not {type(messages).__name__}")
     total = len(messages) if isinstance(messages, Sequence) else None

@@ -32,7 +32,14 @@ from maildir_async.errors import (
 from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.names import UniqueNames, check_flags
-from maildir_async.format.options import DEADLINE, check_deadline, check_durability, check_size_limit, nanoseconds
+from maildir_async.format.options import (
+    DEADLINE,
+    check_callback,
+    check_deadline,
+    check_durability,
+    check_size_limit,
+    nanoseconds,
+)
 from maildir_async.format.states import Event, State, next_state
 from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.spool import HelperSpool
@@ -150,14 +157,14 @@ class AppendTask:
         self._maildir = maildir
         self._message = message
         self._size_limit = maildir.size_limit if size_limit is None else check_size_limit(size_limit)
-        self._on_progress = on_progress
+        self._on_progress = check_callback("on_progress", on_progress)
         self._deadline = check_deadline(deadline)
         self._tmpfile = TmpFile(
             maildir.directories,
             maildir.names,
             Content(prefix=check_prefix(prefix), newline=check_newline(newline)),
             mode=maildir.file_mode,
-            flags=check_flags(flags) if flags else "",
+            flags=check_flags(flags),
             mtime_ns=nanoseconds(received_at),
             durability=check_durability(maildir.durability if durability is None else durability),
         )

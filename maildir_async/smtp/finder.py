@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from maildir_async.disk.paths import absolute
 from maildir_async.errors import BusyError, MaildirError
+from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.recipients import Resolver
 from maildir_async.smtp.user_code import trouble
@@ -83,11 +85,11 @@ class Finder:
 
     def _at(self, path: "str | os.PathLike[str]") -> Maildir:
         now = time.monotonic()
-        made = self._made.get(path) if isinstance(path, str) else None
+        made = self._made.get(path) if type(path) is str else None
         if made is not None and now - made[0] < CHECKED_S:
             return made[1]
-        absolute = os.path.abspath(path)
-        made = self._made.get(absolute)
+        exact = absolute(check_path(path))
+        made = self._made.get(exact)
         if made is not None and now - made[0] < CHECKED_S:
             return made[1]
         if len(self._made) >= CHECKED_MAX:
@@ -95,8 +97,8 @@ class Finder:
             self._checked.clear()
         elif made is not None:
             self._checked.pop(made[1], None)
-        maildir = self._maildir(absolute)
-        self._made[absolute] = now, maildir
+        maildir = self._maildir(exact)
+        self._made[exact] = now, maildir
         return maildir
 
     def is_in_order(self, recipient: Recipient, size: int) -> bool:

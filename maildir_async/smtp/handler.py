@@ -13,7 +13,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
-from maildir_async.format.options import DEADLINE, check_deadline
+from maildir_async.format.options import DEADLINE, check_bool, check_callback, check_count, check_deadline
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
@@ -93,6 +93,14 @@ class MaildirHandler:
         self._newline: Newline = check_newline(newline)
         self._line_end = b"\n" if newline == "lf" else b"\r\n"
         self._deadline = check_deadline(deadline)
+        for name, value in (
+            ("return_path", return_path),
+            ("delivered_to", delivered_to),
+            ("original_to", original_to),
+            ("received", received),
+            ("per_recipient_headers", per_recipient_headers),
+        ):
+            check_bool(name, value)
         self._return_path = return_path
         self._delivered_to = delivered_to
         self._original_to = original_to
@@ -102,8 +110,8 @@ class MaildirHandler:
         self._durability = durability
         self._create = create
         self._file_mode = file_mode
-        self._max_recipients = max_recipients
-        self._receipts = Receipts(on_receipt)
+        self._max_recipients = check_count("max_recipients", max_recipients, least=1)
+        self._receipts = Receipts(check_callback("on_receipt", on_receipt))
         self.maildir("/", self._commit)  # raises what is wrong with the options
 
     @classmethod

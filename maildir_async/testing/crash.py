@@ -201,6 +201,10 @@ class CrashDisk:
             inode = self._open[path] if isinstance(path, int) else self._get(path)
             return os.stat_result((inode.mode, inode.number, 1, 1, 0, 0, len(inode.data), *[int(inode.ctime)] * 3))
 
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        with self._lock:
+            return 1, self._open[fd].number, 0  # no number is given twice
+
     def listdir(self, path: str) -> list[str]:
         with self._lock:
             return list(self._get(path).entries)
@@ -225,7 +229,7 @@ class CrashDisk:
         del directory.entries[name]
 
     def _parent(self, path: str) -> tuple[_Inode, str]:
-        parent, name = posixpath.split(posixpath.normpath(path))
+        parent, name = posixpath.split(path.rstrip("/"))
         directory = self._get(parent)
         if not directory.is_directory:
             raise _error(errno.ENOTDIR, path)
@@ -238,16 +242,20 @@ class CrashDisk:
         return found
 
     def _find(self, path: str) -> _Inode | None:
-        inode = self._root
-        for name in posixpath.normpath(path).split("/"):
-            if name in ("", "."):
+        way = [self._root]
+        for name in path.split("/"):
+            if not name:
                 continue
-            if not inode.is_directory:
+            if not way[-1].is_directory:
                 raise _error(errno.ENOTDIR, path)
-            if name not in inode.entries:
-                return None
-            inode = inode.entries[name]
-        return inode
+            if name == "..":  # of what is there: a directory that is missing has no parent
+                way[1:] = way[1:-1]
+            elif name != ".":
+                found = way[-1].entries.get(name)
+                if found is None:
+                    return None
+                way.append(found)
+        return way[-1]
 
 
 def _walk(

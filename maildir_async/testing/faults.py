@@ -145,5 +145,8 @@ class FaultDisk:
     def stat(self, path: str | int) -> os.stat_result:
         return self._call("stat", path, lambda: self._disk.stat(path))
 
+    def identity(self, fd: int) -> tuple[int, int, int]:
+        return self._call("identity", fd, lambda: self._disk.identity(fd))
+
     def listdir(self, path: str) -> list[str]:
         return self._call("listdir", path, lambda: self._disk.listdir(path))
