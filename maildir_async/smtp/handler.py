@@ -188,9 +188,19 @@ class MaildirHandler:
         is not there or may not be written to, no place in the queue. For SMTP also if one of them could not have it
         for now: the one reply would have the client come again for all of them, who would get it with each try.
         """
-        recipients = [await self._look(address, envelope, size or 0) for address in envelope.rcpt_tos]
+        found, finder, size = _found(envelope), self._finder, size or 0
+        recipients: list[Recipient] = []
+        replies: list[str] = []
+        for address in envelope.rcpt_tos:
+            recipient = found.get(address)
+            if recipient is None:  # by a subclass's handle_RCPT
+                recipient = await finder.find(address, size)
+            elif not finder.is_in_order(recipient, size):
+                recipient = await finder.look(recipient, size)
+            recipients.append(recipient)
+            if recipient.reply:
+                replies.append(recipient.reply)
         client, one_reply = _client(session, envelope), not isinstance(server, LMTP)
-        replies = [recipient.reply for recipient in recipients if recipient.reply]
         if len(replies) == len(recipients) or (one_reply and any(reply.startswith("4") for reply in replies)):
             self._refuse(client, recipients, combined(replies))
         message_id = f"{_ids.getrandbits(64):016x}"
@@ -201,30 +211,30 @@ class MaildirHandler:
         for recipient in recipients:
             if recipient.maildir is not None and not recipient.reply:
                 parts.setdefault(recipient.maildir.path, (recipient.maildir, recipient.address if named else None))
-        prefixes: dict[str | None, bytes] = {
-            address: trace_headers(
-                mail_from=client.mail_from,
-                helo=client.helo,
-                peer=session.peer,
-                hostname=server.hostname,
-                protocol=protocol,
-                message_id=message_id,
-                delivered_to=address if self._delivered_to else None,
-                original_to=address if self._original_to else None,
-                return_path=self._return_path,
-                received=self._received,
-                newline=self._line_end,
-            )
-            for address in {address for _, address in parts.values()}
-        }
+        prefixes: dict[str | None, bytes] = {}
+        for _, named_address in parts.values():
+            if named_address not in prefixes:
+                prefixes[named_address] = trace_headers(
+                    mail_from=client.mail_from,
+                    helo=client.helo,
+                    peer=session.peer,
+                    hostname=server.hostname,
+                    protocol=protocol,
+                    message_id=message_id,
+                    delivered_to=named_address if self._delivered_to else None,
+                    original_to=named_address if self._original_to else None,
+                    return_path=self._return_path,
+                    received=self._received,
+                    newline=self._line_end,
+                )
         storing: Straight | FanOut
         if len(parts) == 1:
-            ((maildir, address),) = parts.values()
-            storing = Straight(maildir, prefixes[address], newline=self._newline, deadline=self._deadline)
+            ((maildir, named_address),) = parts.values()
+            storing = Straight(maildir, prefixes[named_address], newline=self._newline, deadline=self._deadline)
         else:
             storing = FanOut(
                 [maildir for maildir, _ in parts.values()],
-                prefixes=[prefixes[address] for _, address in parts.values()],
+                prefixes=[prefixes[named_address] for _, named_address in parts.values()],
                 newline=self._newline,
                 deadline=self._deadline,
             )
@@ -233,13 +243,6 @@ class MaildirHandler:
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
         return MessageDelivery(client, message_id, recipients, storing, self._receipts, one_reply=one_reply)
-
-    async def _look(self, address: str, envelope: Envelope, size: int) -> Recipient:
-        """Return a recipient who has been found, as he is by now."""
-        known = _found(envelope).get(address)
-        if known is None:  # by a subclass's handle_RCPT
-            return await self._finder.find(address, size)
-        return known if self._finder.is_in_order(known, size) else await self._finder.look(known, size)
 
     def _refuse(
         self, client: Client, recipients: Sequence[Recipient], reply: str, error: MaildirError | None = None

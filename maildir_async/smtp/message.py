@@ -164,15 +164,13 @@ class MessageDelivery:
 
     def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
         by_path = {outcome.maildir.path: outcome for outcome in outcomes}
-        settled = [(recipient, by_path.get(recipient.path or "")) for recipient in self._recipients]
-        replies = [self._reply_to(recipient, outcome) for recipient, outcome in settled]
-        told = None
-        for (recipient, outcome), reply in zip(settled, replies, strict=True):
+        found = [by_path.get(recipient.path or "") for recipient in self._recipients]
+        replies = list(map(self._reply_to, self._recipients, found))
+        told = combined(replies) if self._one_reply else ""
+        for recipient, outcome, reply in zip(self._recipients, found, replies, strict=True):
             delivered = outcome.delivered if outcome is not None else None
             if delivered is not None and not self._receipts.are_wanted:
                 continue
-            if told is None:
-                told = combined(replies) if self._one_reply else ""
             self._receipts.tell(
                 Receipt(
                     client=self._client,
