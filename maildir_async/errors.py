@@ -24,6 +24,8 @@ __all__ = [
     "Stage",
     "UncertainAppendError",
     "append_error",
+    "busy_error",
+    "closed_error",
 ]
 
 Stage = Literal[
@@ -148,3 +150,13 @@ def append_error(exc: BaseException, *, path: str, stage: Stage) -> MaildirError
     error = AppendError(f"{path}: {stage} failed: {reason}", errno=number, stage=stage)
     error.__cause__ = exc
     return error
+
+
+def busy_error() -> BusyError:
+    """Return what a delivery fails with that has no place among the pending ones."""
+    return BusyError("too many deliveries are pending", errno=_errno.EAGAIN, stage="queue")
+
+
+def closed_error(path: str) -> MaildirError:
+    """Return what a delivery fails with to the maildir at *path*, which has been closed."""
+    return MaildirError(f"{path} has been closed", errno=_errno.ESHUTDOWN, stage="queue")

@@ -1,11 +1,16 @@
-"""The bench every test runs on: four kinds of event loop, and no blocking call on any of them."""
+"""The bench every test runs on: an event loop in debug mode, and no blocking call on it.
+
+A test marked `every_loop` runs on the other kinds of loop too. A test marked `heavy` runs only if it is asked for.
+"""
 
 import asyncio
+import linecache
 import os
 import signal
 import ssl
 import sys
 import time
+from asyncio import constants
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,8 @@ from blockbuster import BlockBusterFunction
 
 import maildir_async
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.disk.tmpfile import in_use
+from maildir_async.commit.rounds import names_in_use
+from maildir_async.disk.streamfile import streams_in_use
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
@@ -30,14 +36,41 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
 
-LOOPS: dict[str, dict[str, Any]] = {"asyncio": {}, "debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` starts: one more than there are cores, as tests wait for disks and peers."""
+    return min(len(os.sched_getaffinity(0)) + 1, 5)
+
+
+def _nothing_has_changed(filename: str | None = None) -> None:
+    """For `linecache.checkcache`."""
+
+
+# Debug mode keeps a stack of ten frames for every call, future and task, and asks for the date of each frame's file:
+# half of the time of many a test. No source file changes while the tests run, and three frames show who it was.
+linecache.checkcache = _nothing_has_changed
+constants.DEBUG_STACK_DEPTH = 3  # type: ignore[misc]  # final for those who read it
+
+#: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
+LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
 if sys.version_info >= (3, 12):
     LOOPS["eager"] = {"loop_factory": _eager_loop}
 
 
-@pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return ("asyncio", request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give an async test the debug loop, or every kind of loop if it is marked so, unless it names its own."""
+    if "anyio_backend" not in metafunc.fixturenames or any(
+        "anyio_backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        return
+    names = list(LOOPS) if metafunc.definition.get_closest_marker("every_loop") else ["debug"]
+    metafunc.parametrize("anyio_backend", [LOOPS[name] for name in names], ids=names, indirect=True)
 
 
 OS_CALLS = ["open", "read", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "listdir", "scandir"]
@@ -71,9 +104,9 @@ def no_tmp_file_forgotten() -> Iterator[None]:
     """When a test is over, this process has no file left in any tmp/: at most a thread is just forgetting one."""
     yield
     deadline = time.monotonic() + 5
-    while in_use() and time.monotonic() < deadline:
+    while (names_in_use() or streams_in_use()) and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert in_use() == set()
+    assert names_in_use() | streams_in_use() == set()
 
 
 @pytest.fixture(scope="session")

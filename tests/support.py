@@ -9,11 +9,12 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import pytest
 from hypothesis import settings
 
 from maildir_async.format.names import UniqueNames
@@ -42,6 +43,15 @@ class ListedNames(UniqueNames):
 
     def next(self) -> str:
         return self._listed.pop(0) if self._listed else super().next()
+
+
+def some(values: Iterable[Any], every: int) -> list[Any]:
+    """Return *values* for `parametrize`: the first, and each so-manyth after it, in both tiers, the others heavy."""
+    return [value if at % every == 0 else _heavy(value) for at, value in enumerate(values)]
+
+
+def _heavy(value: Any) -> Any:
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.heavy)
 
 
 def tree(root: str | os.PathLike[str]) -> dict[str, bytes | None]:

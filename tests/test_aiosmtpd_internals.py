@@ -158,6 +158,7 @@ async def test_limits_of_commands_are_the_instance_s() -> None:
     assert ours.max_command_size_limit == sessions.AUTH_SIZE
 
 
+@pytest.mark.every_loop
 async def test_the_reader_is_ours() -> None:
     """What `connection_made` hands to `_cb_client_connected` is the reader that the session was made with."""
     session = made(StreamingSMTP)
@@ -239,6 +240,7 @@ async def spied(spy: Spy, commands: dict[str, Any] | None = None, **options: Any
     return session, transport
 
 
+@pytest.mark.every_loop
 async def test_how_the_loop_asks_for_a_command() -> None:
     """It asks for a line with ``readuntil()``, without arguments, and ends when that raises CancelledError."""
     spy = Spy(b"NOOP\r\n", asyncio.CancelledError())
@@ -298,6 +300,7 @@ async def test_rset_and_ehlo_set_the_post_data_state() -> None:
     await ended(session)
 
 
+@pytest.mark.every_loop
 async def test_the_timer() -> None:
     """`_reset_timeout` has `_timeout_cb` called once, so many seconds later."""
     session, rung = made(timeout=300), asyncio.Event()

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from email.message import EmailMessage
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,6 +80,7 @@ class SourceError(Exception):
 # Life.
 
 
+@pytest.mark.every_loop
 async def test_life(maildir: Maildir) -> None:
     """A task is IDLE, RECEIVING from its start, COMMITTING from its end, DELIVERED; in tmp/ until it is published."""
     gate = Gate()
@@ -110,6 +112,7 @@ async def test_life(maildir: Maildir) -> None:
     assert "DELIVERED" in repr(task)
 
 
+@pytest.mark.every_loop
 async def test_a_task_adds_one_message(maildir: Maildir) -> None:
     """A task that was started, or is over, refuses a second start, and more bytes by send, with RuntimeError."""
     for ending in ("deliver", "cancel"):
@@ -135,6 +138,7 @@ async def test_a_task_adds_one_message(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [b""]}
 
 
+@pytest.mark.every_loop
 async def test_awaiting_twice(maildir: Maildir) -> None:
     """A task can be awaited any number of times, at once and afterwards: the message is delivered once."""
     task = AppendTask(maildir, MAIL)
@@ -152,6 +156,7 @@ async def test_awaiting_twice(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [MAIL]}
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("how", ["task", "future"])
 async def test_cancelling(maildir: Maildir, how: str) -> None:
     """To cancel the task's future is to cancel the task: ABORTED, its future cancelled, and nothing left."""
@@ -167,6 +172,7 @@ async def test_cancelling(maildir: Maildir, how: str) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_cancelling_before_the_start(maildir: Maildir) -> None:
     """A task cancelled before its start has touched nothing, raises the cancellation, and cannot be started."""
     box, disk = await on_disk(maildir)
@@ -180,6 +186,7 @@ async def test_cancelling_before_the_start(maildir: Maildir) -> None:
     assert disk.calls == []
 
 
+@pytest.mark.every_loop
 async def test_cancelling_too_late(maildir: Maildir) -> None:
     """A task whose message is being committed cannot be cancelled or failed any more: it says so, and delivers."""
     gate = Gate()
@@ -195,6 +202,7 @@ async def test_cancelling_too_late(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [MAIL]}
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("message", [MAIL, LONG], ids=["short", "long"])
 async def test_fail(maildir: Maildir, message: bytes) -> None:
     """fail(exc) aborts with exactly that exception, once, stops the producer, and leaves nothing."""
@@ -334,6 +342,7 @@ class AsyncPush(Push):
 PRODUCERS = pytest.mark.parametrize("kind", [Pull, AsyncPull, Push, AsyncPush], ids=lambda kind: kind.__name__)
 
 
+@pytest.mark.every_loop
 @PRODUCERS
 async def test_producers_written_by_hand(maildir: Maildir, kind: type[Pull]) -> None:
     """Pull and push producers, with plain and with async methods, deliver what they write and are not stopped."""
@@ -346,6 +355,7 @@ async def test_producers_written_by_hand(maildir: Maildir, kind: type[Pull]) -> 
         assert producer.stopped == 0
 
 
+@pytest.mark.every_loop
 @PRODUCERS
 async def test_a_second_producer(maildir: Maildir, kind: type[Pull]) -> None:
     """A second producer is refused with RuntimeError, and the first one's message is delivered."""
@@ -388,6 +398,7 @@ FAILURES: dict[str, tuple[list[Fault], dict[str, Any], Callable[[AppendTask], ob
 }
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("failure", list(FAILURES))
 @PRODUCERS
 async def test_a_producer_of_a_failed_delivery_is_stopped(maildir: Maildir, kind: type[Pull], failure: str) -> None:
@@ -409,6 +420,7 @@ async def test_a_producer_of_a_failed_delivery_is_stopped(maildir: Maildir, kind
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 @PRODUCERS
 async def test_a_producer_is_not_stopped_after_its_end(maildir: Maildir, kind: type[Pull]) -> None:
     """A producer that has ended its message is not stopped when the delivery fails afterwards."""
@@ -423,6 +435,7 @@ async def test_a_producer_is_not_stopped_after_its_end(maildir: Maildir, kind: t
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("error_at", [0, 1, 3])
 @pytest.mark.parametrize("kind", [Pull, AsyncPull], ids=lambda kind: kind.__name__)
 async def test_a_producer_that_raises(maildir: Maildir, kind: type[Pull], error_at: int) -> None:
@@ -439,6 +452,7 @@ async def test_a_producer_that_raises(maildir: Maildir, kind: type[Pull], error_
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", [Pull, AsyncPull], ids=lambda kind: kind.__name__)
 async def test_a_producer_that_lets_stop_iteration_out(maildir: Maildir, kind: type[Pull]) -> None:
     """A pull producer that lets a StopIteration out, as a bare next() does, fails the delivery like any error."""
@@ -457,6 +471,7 @@ class SignalError(Exception):
     """What the signals of a push producer raise here."""
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("method", ["pause_producing", "resume_producing"])
 @pytest.mark.parametrize("kind", [Push, AsyncPush], ids=lambda kind: kind.__name__)
 async def test_a_push_producer_whose_signal_raises(maildir: Maildir, kind: type[Push], method: str) -> None:
@@ -480,6 +495,7 @@ async def test_a_push_producer_whose_signal_raises(maildir: Maildir, kind: type[
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 @PRODUCERS
 async def test_a_producer_whose_stop_raises(maildir: Maildir, kind: type[Pull]) -> None:
     """An error of stop_producing goes to the loop's exception handler, and the delivery fails for its own reason."""
@@ -503,6 +519,7 @@ async def test_a_producer_whose_stop_raises(maildir: Maildir, kind: type[Pull]) 
         await stopping
 
 
+@pytest.mark.every_loop
 async def test_a_producer_registered_after_a_failure(maildir: Maildir) -> None:
     """A producer registered with a delivery that has failed is stopped at once, and not asked."""
     task = AppendTask(maildir)
@@ -555,6 +572,7 @@ class NothingYetAsync(NothingYet):
         self.produce()
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", [NothingYetPlain, NothingYetAsync])
 async def test_a_pull_producer_with_nothing_for_a_while(
     maildir: Maildir, kind: type[NothingYetPlain | NothingYetAsync]
@@ -567,6 +585,7 @@ async def test_a_pull_producer_with_nothing_for_a_while(
     assert contents(maildir.path) == EMPTY | {"new": [MAIL]}
 
 
+@pytest.mark.every_loop
 async def test_a_producer_stopped_at_once(maildir: Maildir) -> None:
     """A pull producer whose delivery fails in the turn in which it was asked first is stopped, too."""
     for kind in (Pull, AsyncPull):
@@ -580,6 +599,7 @@ async def test_a_producer_stopped_at_once(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_all_tasks_cancelled(maildir: Maildir) -> None:
     """When every task of the loop is cancelled, as a loop does before it ends, no message is delivered in part."""
 
@@ -606,6 +626,7 @@ async def test_all_tasks_cancelled(maildir: Maildir) -> None:
     assert contents(maildir.path)["tmp"] == []
 
 
+@pytest.mark.every_loop
 async def test_a_pull_producer_that_writes_later(maildir: Maildir) -> None:
     """A pull producer may write what it was asked for in a later turn, and end the message there."""
 
@@ -627,6 +648,7 @@ async def test_a_pull_producer_that_writes_later(maildir: Maildir) -> None:
 # Back-pressure.
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", [Push, AsyncPush], ids=lambda kind: kind.__name__)
 async def test_a_push_producer_is_paused_and_resumed(maildir: Maildir, kind: type[Push]) -> None:
     """A push producer is paused while the disk is behind, resumed when it has caught up, and the two balance."""
@@ -649,6 +671,7 @@ async def test_a_push_producer_is_paused_and_resumed(maildir: Maildir, kind: typ
     assert Path(task.future.result().path).read_bytes() == LONG[:100_000] * 100
 
 
+@pytest.mark.every_loop
 async def test_a_push_producer_is_paused_while_its_delivery_waits_for_a_place(maildir: Maildir) -> None:
     """A push producer whose delivery has no place yet is paused from the start, and resumed when there is one."""
     gate = Gate()
@@ -667,6 +690,7 @@ async def test_a_push_producer_is_paused_while_its_delivery_waits_for_a_place(ma
     assert sorted(contents(maildir.path)["new"]) == [b"", MAIL * 3]
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", [Pull, AsyncPull], ids=lambda kind: kind.__name__)
 async def test_a_pull_producer_is_asked_when_there_is_room(maildir: Maildir, kind: type[Pull]) -> None:
     """A pull producer is not asked while the disk is behind by a chunk, and asked again when it has caught up."""
@@ -683,6 +707,7 @@ async def test_a_pull_producer_is_asked_when_there_is_room(maildir: Maildir, kin
     assert Path(task.future.result().path).read_bytes() == LONG[: CHUNK_SIZE // 4] * 40
 
 
+@pytest.mark.every_loop
 async def test_send_waits(maildir: Maildir) -> None:
     """While the disk is behind, send takes its chunk and waits until the disk has caught up."""
     gate = Gate()
@@ -698,6 +723,7 @@ async def test_send_waits(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [LONG[: 2 * CHUNK_SIZE]]}
 
 
+@pytest.mark.every_loop
 async def test_a_waiting_send_learns_of_a_failure(maildir: Maildir) -> None:
     """A send that waits for the disk raises what the disk says; so does the next, and the end of the block."""
     gate = Gate()
@@ -713,6 +739,7 @@ async def test_a_waiting_send_learns_of_a_failure(maildir: Maildir) -> None:
         assert (caught.value.errno, caught.value.stage) == (errno.ENOSPC, "write")
 
 
+@pytest.mark.every_loop
 async def test_a_push_producer_that_ignores_its_pause(maildir: Maildir) -> None:
     """A push producer that writes on while paused fails its delivery in write at a hard limit, and is stopped once."""
     gate = Gate()
@@ -738,6 +765,7 @@ async def test_a_push_producer_that_ignores_its_pause(maildir: Maildir) -> None:
 # Feeding by hand.
 
 
+@pytest.mark.every_loop
 async def test_write_after_the_end(maildir: Maildir) -> None:
     """What is written after the end of a message, or after its failure, is ignored."""
     task = AppendTask(maildir)
@@ -788,6 +816,7 @@ async def test_writing_text_after_the_end(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [MAIL]}
 
 
+@pytest.mark.every_loop
 async def test_open_append_commits(maildir: Maildir) -> None:
     """Leaving the block of open_append commits: its future is done, and the message whole, also if it is empty."""
     for chunks in ([], [MAIL], [LONG, b"", MAIL], [MAIL[at : at + 1] for at in range(len(MAIL))]):
@@ -799,6 +828,7 @@ async def test_open_append_commits(maildir: Maildir) -> None:
         assert task.state.name == "DELIVERED"
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("message", [MAIL, LONG], ids=["short", "long"])
 async def test_open_append_aborts(maildir: Maildir, message: bytes) -> None:
     """An exception in the block of open_append aborts: it comes out as it is, and nothing is left."""
@@ -811,6 +841,7 @@ async def test_open_append_aborts(maildir: Maildir, message: bytes) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_open_append_raises_at_its_end(maildir: Maildir) -> None:
     """A delivery that fails raises when the block of open_append is left, if nothing raised before."""
     box, _ = await on_disk(maildir, Fault("sync", errno.EIO, path="box/tmp/"))
@@ -821,6 +852,7 @@ async def test_open_append_raises_at_its_end(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_a_block_cannot_swallow_a_failure(maildir: Maildir) -> None:
     """A block that catches what send raises does not make the delivery succeed: it raises again at the end."""
     box, _ = await on_disk(maildir, Fault("write", errno.ENOSPC))
@@ -837,6 +869,7 @@ async def test_a_block_cannot_swallow_a_failure(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_a_failure_told_by_send_is_told(maildir: Maildir) -> None:
     """A failure that send has raised, and that came out of the block, is not reported as never retrieved as well."""
     reports = loop_reports()
@@ -852,6 +885,7 @@ async def test_a_failure_told_by_send_is_told(maildir: Maildir) -> None:
     assert reports == []
 
 
+@pytest.mark.every_loop
 async def test_ending_inside_the_block(maildir: Maildir) -> None:
     """A message ended inside the block is delivered, whatever the block raises once it is there."""
     with pytest.raises(SourceError):
@@ -922,6 +956,7 @@ async def test_a_source_that_raises(maildir: Maildir, source: Callable[[int], An
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("good", [0, 4])
 async def test_the_deadline(maildir: Maildir, good: int) -> None:
     """A message that is not whole by its deadline is given up: ETIMEDOUT at stage receive, its source closed."""
@@ -943,6 +978,7 @@ async def test_the_deadline(maildir: Maildir, good: int) -> None:
     assert contents(maildir.path) == EMPTY
 
 
+@pytest.mark.every_loop
 async def test_the_deadline_is_about_receiving(maildir: Maildir) -> None:
     """A message that is whole is not given up at its deadline, however long it then waits for the disk."""
     gate = Gate()
@@ -963,6 +999,7 @@ async def test_the_deadline_is_about_receiving(maildir: Maildir) -> None:
 # Options.
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("size", [0, 10, CHUNK_SIZE, 5 * CHUNK_SIZE + 7])
 async def test_progress(maildir: Maildir, size: int) -> None:
     """on_progress is told growing numbers of bytes on the loop's thread; the last is the size stored."""
@@ -979,6 +1016,7 @@ async def test_progress(maildir: Maildir, size: int) -> None:
     assert len(told) > size // CHUNK_SIZE // 2
 
 
+@pytest.mark.every_loop
 async def test_progress_that_raises(maildir: Maildir) -> None:
     """An on_progress that raises does not hurt the delivery; its error goes to the loop's exception handler."""
     reports = loop_reports()
@@ -1260,6 +1298,7 @@ async def test_bad_options(tmp_path: Path, options: dict[str, Any], error: type[
 # The bound on pending deliveries.
 
 
+@pytest.mark.every_loop
 async def test_busy(maildir: Maildir) -> None:
     """With wait=False a delivery past the bound raises BusyError at once, in every way in, and reads nothing."""
     gate = Gate()
@@ -1289,6 +1328,7 @@ async def test_busy(maildir: Maildir) -> None:
     assert contents(maildir.path) == EMPTY | {"new": [MAIL, b"now there is room"]}
 
 
+@pytest.mark.every_loop
 async def test_waiting_for_a_place(maildir: Maildir) -> None:
     """With wait=True deliveries past the bound wait in the order they came, and read nothing before their turn."""
     gate = Gate()
@@ -1317,6 +1357,7 @@ async def test_waiting_for_a_place(maildir: Maildir) -> None:
     assert (commit.statistics().pending, commit.statistics().pending_bytes) == (0, 0)
 
 
+@pytest.mark.every_loop
 async def test_send_waits_for_a_place(maildir: Maildir) -> None:
     """A message fed by hand past the bound is not written before it has its place: send waits for that."""
     gate = Gate()
@@ -1334,6 +1375,7 @@ async def test_send_waits_for_a_place(maildir: Maildir) -> None:
     assert contents(maildir.path)["new"] == [b"first", LONG]
 
 
+@pytest.mark.every_loop
 async def test_serial_appends_keep_their_order(maildir: Maildir) -> None:
     """Messages appended one after the other have names that sort in that order, whatever their size."""
     paths = [
@@ -1371,14 +1413,14 @@ async def test_the_first_use_of_a_maildir(maildir: Maildir) -> None:
 
 
 async def test_the_first_delivery_creates(tmp_path: Path) -> None:
-    """A maildir made by a delivery is synced up to the first directory that existed before its message is published."""
+    """A maildir made by a delivery is durable, from the outside in, before its message is published; then new/ is."""
     disk = FaultDisk()
     await Maildir(tmp_path / "a" / "b" / "box", disk=disk).append(MAIL)
     calls = made(disk, *SYNCS)
-    made_first = [("mkdir", name) for name in ("a", "b", "box", "cur", "new", "tmp")]
-    synced = [("sync", name) for name in ("box", "b", "a", tmp_path.name)]
-    assert calls[: len(made_first) + len(synced)] == made_first + synced
-    assert calls[len(made_first) + len(synced) :][:3] == [*FILE_FIRST, ("sync", "new")]
+    parts = (tmp_path.name, "a", "b", "box")
+    on_the_way = [call for above, name in pairwise(parts) for call in (("mkdir", name), ("sync", above))]
+    inside = [("mkdir", name) for name in ("cur", "new", "tmp")]
+    assert calls == [("sync", ".."), *on_the_way, *inside, ("sync", "box"), *FILE_FIRST, ("sync", "new")]
 
 
 @pytest.mark.parametrize("message", [MAIL, [LONG]], ids=["short", "long"])

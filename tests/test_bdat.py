@@ -27,6 +27,7 @@ async def begun(server: Server, kind: Any = StreamingSMTP, recipients: int = 1) 
     return client
 
 
+@pytest.mark.every_loop
 @both_kinds
 async def test_octets_are_stored_as_they_are(tmp_path: Path, kind: Any) -> None:
     """Neither dots nor line ends mean anything; each command is answered, the last one for the message."""
@@ -66,6 +67,7 @@ async def test_each_recipient_is_answered_for_after_the_last(kind: Any) -> None:
         assert told == ["250 2.0.0 1 octets received", *stored, "250 2.0.0 OK"]
 
 
+@pytest.mark.every_loop
 async def test_it_may_all_come_at_once(tmp_path: Path) -> None:
     """Pipelined, two messages and everything around them."""
     envelope = b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"
@@ -112,6 +114,7 @@ async def test_authentication_is_asked_for() -> None:
     assert script.deliveries == []
 
 
+@pytest.mark.every_loop
 async def test_octets_are_dropped_where_aiosmtpd_refuses_the_command(certificate: ssl.SSLContext) -> None:
     """For want of TLS: what was sent with it is no command, and a size that cannot be read ends the session."""
     script = Scripted()
@@ -154,6 +157,7 @@ async def test_what_may_not_come_in_between(kind: Any) -> None:
     assert [(delivery.content, delivery.is_finished) for delivery in script.deliveries] == [(b"xy", True)]
 
 
+@pytest.mark.every_loop
 @both_kinds
 @pytest.mark.parametrize("command", ["RSET", "EHLO me", "QUIT"])
 async def test_a_message_may_be_given_up(tmp_path: Path, kind: Any, command: str) -> None:
@@ -238,6 +242,7 @@ async def test_a_line_over_the_limit() -> None:
         assert await client.ask("NOOP") == "250 2.0.0 OK"
 
 
+@pytest.mark.every_loop
 @both_kinds
 @pytest.mark.parametrize(
     "sent", [b"BDAT 9\r\n", b"BDAT 9\r\nx", b"BDAT 1\r\nx", b"BDAT 2000000 LAST\r\n" + b"x" * 1_000_000]
@@ -253,6 +258,7 @@ async def test_a_client_that_goes_leaves_nothing(tmp_path: Path, kind: Any, sent
     assert not any(contents(tmp_path / "m").values())
 
 
+@pytest.mark.every_loop
 async def test_a_connection_lost_between_two_chunks_aborts_the_message() -> None:
     """The delivery of an unfinished sequence is aborted when the connection is lost, or the session's task ended."""
     script = Scripted()
@@ -270,6 +276,7 @@ async def test_a_connection_lost_between_two_chunks_aborts_the_message() -> None
     assert [delivery.is_aborted for delivery in script.deliveries] == [True, True]
 
 
+@pytest.mark.every_loop
 async def test_a_session_s_task_that_is_ended_aborts_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled in the middle of a chunk, with a loop that is about to stop: nobody else will tell the delivery."""
     script = Scripted()

@@ -356,7 +356,13 @@ def test_chunks_are_the_message(size: int, fresh: bool) -> None:
     assert len(workload.message(3)) == size
 
 
-@pytest.mark.parametrize("peer", sorted(PEERS))
+#: A library's delivery, a program's, and a server's. All the others in the heavy tier.
+FEW_PEERS = ("ours", "floor", "smtp")
+
+
+@pytest.mark.parametrize(
+    "peer", [pytest.param(name, marks=() if name in FEW_PEERS else pytest.mark.heavy) for name in sorted(PEERS)]
+)
 def test_each_peer_delivers(peer: str, open_directory: Path) -> None:
     """What a peer leaves is what was delivered; one that this machine lacks is skipped, and says why."""
     workload = small(in_flight=4, durability="full", warmup=5, size=0, seconds=0.2 if peer == "nothing" else 10.0)
@@ -374,7 +380,9 @@ def test_each_peer_delivers(peer: str, open_directory: Path) -> None:
     assert peer == "nothing" or (measurement.messages == 20 and 20 <= measurement.delivered <= 25)
 
 
-@pytest.mark.parametrize("peer", ["smtp", "lmtp", "lmtp-dovecot"])
+@pytest.mark.parametrize(
+    "peer", ["smtp", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("lmtp", "lmtp-dovecot"))]
+)
 def test_servers_deliver_to_whom_it_is_for(peer: str, open_directory: Path) -> None:
     """With several maildirs each message lies in its own, and nowhere else."""
     case = Case("one", "", "jext4", (Entry(peer, small(in_flight=4, maildirs=3)),), peer)

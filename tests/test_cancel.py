@@ -2,9 +2,8 @@
 
 import asyncio
 import io
-import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from look import Look, chunks_of, descriptors
 from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
 from maildir_async.format.states import State
 from maildir_async.testing import Fault, FaultDisk
+
+pytestmark = pytest.mark.every_loop
 
 SHORT = b"Subject: short\n\nbody\n"
 LONG = bytes(range(256)) * 2048 * 2 + b"tail"  # two chunks and more: written while it is received
@@ -149,8 +150,21 @@ def _check(look: Look, task: AppendTask, message: bytes, disk: FaultDisk) -> Non
     assert not descriptors(look.path.parent)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
-@pytest.mark.parametrize("message", MESSAGES)
+def _each_with_one() -> list[Any]:
+    """Return every kind of message with every kind of cancellation, of which those with neither of two are heavy."""
+    return [
+        pytest.param(
+            message,
+            kind,
+            id=f"{message}-{kind.__name__.strip('_')}",
+            marks=() if kind is _native or message == "async iterable" else pytest.mark.heavy,
+        )
+        for message in MESSAGES
+        for kind in KINDS
+    ]
+
+
+@pytest.mark.parametrize(("message", "kind"), _each_with_one())
 def test_cancelled_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -> None:
     """Cancelled before any of its system calls, a delivery is as if never begun, or whole; and it is over."""
     asyncio.run(_cancel_at_every_disk_call(tmp_path, kind, message))
@@ -183,12 +197,21 @@ async def _cancel_at_every_disk_call(tmp_path: Path, kind: Kind, message: str) -
         assert 0 < cancelled < steps
 
 
+def _turns(every: bool) -> Iterator[int]:
+    """Yield 0, 1, 2, … for ever; if not *every*, the sparser the later, as turns are short beside a disk."""
+    turn = 0
+    while True:
+        yield turn
+        turn += 1 if every else max(1, turn // 20)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.heavy)], ids=["sparse", "every"])
 @pytest.mark.parametrize("message", MESSAGES)
-async def test_cancelled_in_every_turn_of_the_loop(tmp_path: Path, message: str) -> None:
+async def test_cancelled_in_every_turn_of_the_loop(tmp_path: Path, message: str, every: bool) -> None:
     """Cancelled in the first turn of its loop, the second, … until it is through: the promises hold each time."""
     content, make, run = MESSAGES[message]
     outcomes = set()
-    for turns in itertools.count():
+    for turns in _turns(every):
         disk = FaultDisk()
         maildir = Maildir(tmp_path / str(turns), disk=disk, commit=GroupCommit())
         task = AppendTask(maildir, make())

@@ -17,6 +17,7 @@ import pytest
 import maildir_async
 from look import until
 from maildir_async.command.main import SIGNALS
+from support import some
 
 MESSAGE = b"From: alice@example.com\r\nSubject: command\n\nbody \xff\x00\r\nno line end"
 BIG = bytes(range(256)) * 8192  # 2 MiB: several chunks, so there is a file in tmp/ long before the end
@@ -213,7 +214,7 @@ USAGE_ERRORS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("arguments", USAGE_ERRORS.values(), ids=USAGE_ERRORS)
+@pytest.mark.parametrize("arguments", some(USAGE_ERRORS.values(), 4), ids=USAGE_ERRORS)
 def test_a_usage_error_exits_with_64_and_touches_nothing(arguments: list[str], tmp_path: Path) -> None:
     """A wrong command line is one line on stderr and exit code 64 (EX_USAGE), before anything is read or written."""
     done = run(*arguments, stdin=MESSAGE, cwd=tmp_path)

@@ -17,6 +17,8 @@ from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
 from maildir_async.disk.tmpfile import in_use
 from maildir_async.testing import Fault, FaultDisk
 
+pytestmark = pytest.mark.every_loop
+
 
 async def test_what_is_asked_for_in_one_turn_is_one_batch(tmp_path: Path) -> None:
     """Sixty-four appends begun together make one batch: a file sync each, and one directory sync for all."""

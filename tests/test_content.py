@@ -104,7 +104,7 @@ def test_a_prefix_that_cannot_be_read() -> None:
     """A memoryview that has been released is a ValueError that names the prefix."""
     released = memoryview(b"X: 1\n")
     released.release()
-    with pytest.raises(ValueError, match="prefix.*released"):
+    with pytest.raises(ValueError, match=r"prefix.*released"):
         check_prefix(released)  # type: ignore[arg-type]
 
 

@@ -14,6 +14,8 @@ from maildir_async.daemon.log import Log
 from maildir_async.daemon.sockets import Listener, UnixAddress, bind
 from support import turns
 
+pytestmark = pytest.mark.every_loop
+
 
 @pytest.fixture
 def listeners(tmp_path: Path) -> list[Listener]:

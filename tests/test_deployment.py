@@ -104,6 +104,7 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=check)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(
     os.geteuid() != 0 or None in map(shutil.which, ("postfix", "setpriv")),
     reason="NOT TESTED: a private Postfix (root, and apt-get install postfix)",

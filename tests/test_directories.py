@@ -99,6 +99,21 @@ def test_a_parent_that_is_closed_to_us(tmp_path: Path) -> None:
     assert box.above(box.new, identity(box.new)) == [str(home), f"{home}/.."]
 
 
+def test_a_file_system_that_syncs_no_directories(tmp_path: Path) -> None:
+    """There a maildir is made all the same; each directory that could not be synced is a warning, and not durable."""
+    disk = FaultDisk(Fault("sync", errno.EINVAL, nth=0))
+    box = directories(tmp_path / "a" / "box", disk)
+    warnings = box.make()
+    assert [warning.partition(" ")[0] for warning in warnings] == [
+        f"{tmp_path}/..",
+        str(tmp_path),
+        str(tmp_path / "a"),
+        box.path,
+    ]
+    assert is_whole(tmp_path / "a" / "box")
+    assert box.above(box.new, identity(box.new)) != []
+
+
 @pytest.mark.parametrize("present", [c for n in range(4) for c in itertools.combinations(SUBDIRECTORIES, n)], ids=str)
 def test_make_repairs(tmp_path: Path, present: tuple[str, ...]) -> None:
     """A half-made maildir, whatever is missing, is made whole and synced; what it holds stays."""

@@ -9,6 +9,8 @@ import pytest
 from maildir_async.commit import donation
 from maildir_async.commit.donation import Donation
 
+pytestmark = pytest.mark.every_loop
+
 
 class Looks:
     """A donation whose clocks are ours: in each tick, *ran* of the time that has passed was the loop's own."""

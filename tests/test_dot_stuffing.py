@@ -159,6 +159,7 @@ async def test_chunks_are_large() -> None:
     assert sizes == [60_000 - 2, 2]
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("text", [b"\r" * 50_000, b"\r\n" * 25_000, b"\r\n.\r" * 12_500, b".\r\r\n" * 12_500])
 async def test_what_is_read_in_small_steps_keeps_nobody_waiting(text: bytes) -> None:
     """Text that might end at every byte is read a few bytes at a time; others have their turns meanwhile."""

@@ -1,4 +1,7 @@
-"""Every example runs as it stands: the daemons in processes of their own, the notebook in a kernel of its own."""
+"""Every example runs as it stands: the daemons in processes of their own, the notebooks cell by cell, as in a kernel.
+
+The heavy tests run the notebooks in a kernel of their own.
+"""
 
 import contextlib
 import json
@@ -10,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -162,11 +165,44 @@ print(json.dumps([cell.outputs for cell in book.cells if cell.cell_type == "code
 """
 
 
-def run_notebook(name: str, directory: Path) -> list[list[dict[str, Any]]]:
+# What a kernel does with a cell: run it where `await` may stand anywhere, keep what it prints, show its last value.
+RUN_CELLS = """
+import ast, asyncio, contextlib, io, json, os, sys
+
+async def run(code, namespace):
+    value = eval(code, namespace)
+    return await value if code.co_flags & 0x80 else value  # a coroutine, if `await` stands in it
+
+async def main():
+    cells = [cell for cell in json.load(open(sys.argv[1]))["cells"] if cell["cell_type"] == "code"]
+    os.chdir(sys.argv[2])
+    namespace, outputs = {"__name__": "__main__"}, []
+    for cell in cells:
+        module, shown, printed = ast.parse("".join(cell["source"])), None, io.StringIO()
+        last = ast.Expression(module.body.pop().value) if isinstance(module.body[-1], ast.Expr) else None
+        with contextlib.redirect_stdout(printed):
+            for part, mode in ((module, "exec"), (last, "eval")):
+                if part is not None:
+                    code = compile(part, "a cell", mode, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+                    shown = await run(code, namespace)
+        outputs.append([{"text": printed.getvalue()}])
+        if hasattr(shown, "_repr_html_"):
+            outputs[-1].append({"data": {"text/html": shown._repr_html_()}})
+    print(json.dumps(outputs))
+
+asyncio.run(main())
+"""
+
+in_both: Final = pytest.mark.parametrize(
+    "how", [RUN_CELLS, pytest.param(RUN_NOTEBOOK, marks=pytest.mark.heavy)], ids=["cells", "kernel"]
+)
+
+
+def run_notebook(how: str, name: str, directory: Path) -> list[list[dict[str, Any]]]:
     """Run every cell, and return their outputs."""
     environment = ENVIRONMENT | {"JUPYTER_PLATFORM_DIRS": "1", "IPYTHONDIR": str(directory / "ipython")}
     done = subprocess.run(
-        [sys.executable, "-c", RUN_NOTEBOOK, EXAMPLES / name, directory],
+        [sys.executable, "-c", how, EXAMPLES / name, directory],
         env=environment,
         capture_output=True,
         text=True,
@@ -177,9 +213,10 @@ def run_notebook(name: str, directory: Path) -> list[list[dict[str, Any]]]:
     return outputs
 
 
-def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path) -> None:
+@in_both
+def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path, how: str) -> None:
     """Every cell runs, results show as HTML, failures as SMTP replies, and the mail is there."""
-    outputs = run_notebook("quickstart.ipynb", tmp_path)
+    outputs = run_notebook(how, "quickstart.ipynb", tmp_path)
     shown = ["".join(output.get("data", {}).get("text/html", "") for output in cell) for cell in outputs]
     assert ["<caption>Delivered</caption>" in html for html in shown[:4]] == [True] * 4
     printed = "".join(output.get("text", "") for cell in outputs for output in cell)
@@ -191,9 +228,10 @@ def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path) -> None:
     assert not any((tmp_path / "Maildir/tmp").iterdir())
 
 
-def test_the_notebook_that_pulls_runs_from_top_to_bottom(tmp_path: Path) -> None:
+@in_both
+def test_the_notebook_that_pulls_runs_from_top_to_bottom(tmp_path: Path, how: str) -> None:
     """What the source has is in the archive, and the large message is one file in three maildirs."""
-    outputs = run_notebook("pull.ipynb", tmp_path)
+    outputs = run_notebook(how, "pull.ipynb", tmp_path)
     printed = "".join(output.get("text", "") for cell in outputs for output in cell)
     assert "300 messages" in printed
     assert len(list((tmp_path / "Archive/new").iterdir())) == 301

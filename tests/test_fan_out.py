@@ -359,9 +359,10 @@ async def test_with_a_helper_process(tmp_path: Path, kind: tuple[Callable[[], An
     await commit.aclose()
 
 
-def test_power_cut_at_every_call() -> None:
+@pytest.mark.parametrize("size", [600_000, pytest.param(len(LONG), marks=pytest.mark.heavy)])
+def test_power_cut_at_every_call(size: int) -> None:
     """Whenever the power goes, each acknowledged message survives, and no visible one is torn: with copies too."""
-    for number, message in itertools.product((0, errno.EXDEV), (MAIL, LONG)):
+    for number, message in itertools.product((0, errno.EXDEV), (MAIL, LONG[:size])):
         for cut_at in itertools.count(1):
             crash = CrashDisk(cut_at=cut_at)
             disk = FaultDisk(*([Fault("link", error=number, nth=0, path="user1/")] if number else []), disk=crash)
@@ -420,7 +421,15 @@ CALLS: Final = ("create", "write", "sync", "close", "link", "rename_noreplace", 
 
 
 @pytest.mark.parametrize("message", list(KINDS))
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EXDEV])
+@pytest.mark.parametrize(
+    "number",
+    [
+        errno.EIO,
+        errno.EXDEV,
+        *(pytest.param(number, marks=pytest.mark.heavy) for number in (errno.ENOSPC, errno.EACCES)),
+    ],
+    ids=errno.errorcode.get,
+)
 def test_every_call_fails(tmp_path: Path, message: str, number: int) -> None:
     """Whichever call fails, each maildir is as its outcome says, and no file is left open or in tmp/."""
     make, content = KINDS[message]
@@ -473,8 +482,15 @@ def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
             break
 
 
-@pytest.mark.parametrize(("number", "by_scope"), [(None, False), (errno.EXDEV, True)], ids=["native", "copied-anyio"])
-@pytest.mark.parametrize("message", list(KINDS))
+@pytest.mark.parametrize(
+    ("message", "number", "by_scope"),
+    [
+        pytest.param("stream", None, False, id="stream-native"),
+        pytest.param("bytes", errno.EXDEV, True, id="bytes-copied-anyio"),
+        pytest.param("bytes", None, False, id="bytes-native", marks=pytest.mark.heavy),
+        pytest.param("stream", errno.EXDEV, True, id="stream-copied-anyio", marks=pytest.mark.heavy),
+    ],
+)
 def test_what_a_cancelled_finish_has_done_is_known(
     tmp_path: Path, message: str, number: int | None, by_scope: bool
 ) -> None:
@@ -516,6 +532,7 @@ def test_what_a_cancelled_finish_has_done_is_known(
             break
 
 
+@pytest.mark.every_loop
 async def test_abort_in_the_middle(tmp_path: Path) -> None:
     """What is given up leaves nothing, at whatever point; finishing afterwards tells the refusal."""
     for count in range(20):
@@ -533,6 +550,7 @@ async def test_abort_in_the_middle(tmp_path: Path) -> None:
     assert all(not any(contents(maildir.path).values()) for maildir in maildirs)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("size", [0, 10, 1_000_000])
 async def test_what_is_given_up_is_no_success(tmp_path: Path, size: int) -> None:
     """After an abort each outcome is a temporary error, however much had come."""

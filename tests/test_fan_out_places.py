@@ -38,6 +38,7 @@ def new(outcomes: list[Outcome]) -> list[list[bytes]]:
 FREE: Final = (0, 0, 0)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("message", [MAIL, LONG], ids=["short", "long"])
 async def test_one_place_from_the_first_byte_to_the_end(tmp_path: Path, message: bytes) -> None:
     """However many files it takes, a message has one place while it comes, and none when its outcomes are known."""
@@ -104,6 +105,7 @@ async def test_one_of_two_queues_is_full(tmp_path: Path) -> None:
     assert pending(full) == pending(free) == FREE
 
 
+@pytest.mark.every_loop
 async def test_a_place_is_waited_for(tmp_path: Path) -> None:
     """With wait=True a message past the bound is taken when there is a place, and has nothing in memory before."""
     commit = GroupCommit(max_pending=1)
@@ -117,6 +119,7 @@ async def test_a_place_is_waited_for(tmp_path: Path) -> None:
     assert pending(commit) == FREE
 
 
+@pytest.mark.every_loop
 async def test_messages_for_two_queues_do_not_wait_for_each_other(tmp_path: Path) -> None:
     """Whatever the order of their maildirs, of messages for the same queues none keeps what another waits for."""
     one, two = GroupCommit(max_pending=1), GroupCommit(max_pending=1)
@@ -138,6 +141,7 @@ async def test_copies_and_further_tries_need_no_further_place(tmp_path: Path) ->
     assert pending(commit) == FREE
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("size", [0, 10, 1_000_000])
 async def test_what_is_given_up_has_no_place(tmp_path: Path, size: int) -> None:
     """By an abort, a refusal, an exception, or being thrown away, at whatever point, the place is free at once."""
@@ -170,6 +174,7 @@ async def test_what_is_given_up_has_no_place(tmp_path: Path, size: int) -> None:
     assert pending(commit) == FREE
 
 
+@pytest.mark.every_loop
 async def test_waiting_for_a_place_can_be_cancelled(tmp_path: Path) -> None:
     """Whoever waits and is cancelled, or gives up, has no place, and keeps nobody from one."""
     commit = GroupCommit(max_pending=1)
@@ -189,6 +194,7 @@ async def test_waiting_for_a_place_can_be_cancelled(tmp_path: Path) -> None:
     assert pending(commit) == FREE
 
 
+@pytest.mark.every_loop
 async def test_a_message_that_cannot_be_withdrawn_keeps_its_place(tmp_path: Path) -> None:
     """Given up too late, in the hands of group commit, a message is pending until it is settled."""
     commit = GroupCommit()

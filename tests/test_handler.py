@@ -131,6 +131,7 @@ def test_no_two_messages_are_called_the_same(tmp_path: Path) -> None:
     assert len(set(found)) == len(found) == 9
 
 
+@pytest.mark.every_loop
 async def test_content_is_the_bytes_that_were_sent(tmp_path: Path, server: Any) -> None:
     """The message is stored as it came, LF for CRLF, behind the trace headers; nothing of it is parsed."""
     receipts: list[Receipt] = []
@@ -247,6 +248,47 @@ async def test_a_lookup_may_be_async_and_may_fail(tmp_path: Path) -> None:
     assert "10.0.0.1" not in "".join(told)
 
 
+async def test_a_path_is_left_to_the_system(tmp_path: Path, server: Any) -> None:
+    """``..`` after a symbolic link leads to where the system says; a path that cannot be encoded is 451, and logged."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+
+    def look_up(address: str) -> str:
+        return f"{tmp_path}/link/../{'box' if address.startswith('a') else chr(0xD800)}"
+
+    async with serving(server, MaildirHandler(look_up), tmp_path) as talk:
+        told = await talk(lambda client: [*client.begin("a@x.example", "b@x.example"), *client.transmit(MAIL, 1)])
+    assert [reply[:9] for reply in told[1:]] == ["250 2.1.5", "451 4.3.0", "250 2.0.0"]
+    assert len(contents(tmp_path / "far" / "box")["new"]) == 1
+    assert not (tmp_path / "box").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_recipients": "2"}, TypeError),
+        ({"max_recipients": 0}, ValueError),
+        ({"on_receipt": 3}, TypeError),
+        ({"return_path": "no"}, TypeError),
+        ({"delivered_to": None}, TypeError),
+        ({"original_to": 1}, TypeError),
+        ({"received": 0}, TypeError),
+        ({"per_recipient_headers": "yes"}, TypeError),
+        ({"newline": "LF"}, ValueError),
+        ({"deadline": 3}, TypeError),
+        ({"durability": "full"}, TypeError),
+        ({"create": "no"}, TypeError),
+        ({"file_mode": "600"}, TypeError),
+    ],
+    ids=str,
+)
+def test_bad_options(tmp_path: Path, options: dict[str, Any], error: type[Exception]) -> None:
+    """A wrong option of the handler raises, naming the option and what it was."""
+    ((name, value),) = options.items()
+    with pytest.raises(error, match=f"{name}.*{value!r}"):
+        MaildirHandler(f"{tmp_path}/m", **options)
+
+
 async def test_too_many_recipients(tmp_path: Path) -> None:
     """Past the limit: 452 4.5.3, upon which a client delivers to those it has and comes again."""
     handler = MaildirHandler(tmp_path / "m", max_recipients=2)
@@ -349,6 +391,7 @@ async def test_an_uncertain_message_is_sent_again(tmp_path: Path, server: Any) -
     assert len(contents(tmp_path / "m")["new"]) == 1
 
 
+@pytest.mark.every_loop
 async def test_a_full_queue_is_told_at_once(tmp_path: Path, server: Any) -> None:
     """With no place among the pending deliveries the answer is 451 4.3.2, not a wait."""
     gate = Gate()

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -45,7 +46,6 @@ from maildir_async import (
     MessageTooLargeError,
     NotAMaildirError,
     UncertainAppendError,
-    helper,
 )
 from maildir_async.commit.admission import Admission
 from maildir_async.commit.entry import Entry
@@ -55,11 +55,12 @@ from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
 from maildir_async.format.names import names_for
+from maildir_async.helper import program
 from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import UNIQUE, Gate, children, forked, state_of, tree, turns
+from support import UNIQUE, Gate, children, forked, some, state_of, tree, turns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 
@@ -317,13 +318,13 @@ def test_an_error_passes_from_process_to_process(error: MaildirError) -> None:
 def helper_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultDisk]:
     """The disk of helpers that are no processes, but threads of this one, so that their calls can fail as told."""
     disk, threads = FaultDisk(), list[threading.Thread]()
-    monkeypatch.setattr(helper, "_disk", disk)
+    monkeypatch.setattr(program, "_disk", disk)
 
     def start(process: HelperProcess) -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
-            asyncio.run(helper._serve(theirs, os.getppid(), syncfs=False))
+            asyncio.run(program._serve(theirs, os.getppid(), syncfs=False))
             theirs.close()
 
         threads.append(thread := threading.Thread(target=serve))
@@ -414,12 +415,12 @@ def test_a_stream_has_the_name_in_tmp_that_was_drawn_for_it(tmp_path: Path, help
 
 # Its death.
 
-KILLS: Final = 40
 WRITERS: Final = 24
 
 
 @pytest.mark.timeout(120)
-def test_killed_at_any_moment_under_load(tmp_path: Path, no_back_off: None) -> None:
+@pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.heavy)])
+def test_killed_at_any_moment_under_load(tmp_path: Path, kills: int, no_back_off: None) -> None:
     """What append returned for is there exactly once, with its own bytes; what it raised for is not; tmp/ is empty.
 
     A whole message never fails for it, a stream with EPIPE only, and each time another helper takes over.
@@ -434,7 +435,7 @@ def test_killed_at_any_moment_under_load(tmp_path: Path, no_back_off: None) -> N
 
         async def writer(number: int) -> None:
             for count in range(100_000):
-                if len(killed) == KILLS:
+                if len(killed) == kills:
                     return
                 streamed = dice.random() < 0.1
                 size = dice.randint(530_000, 700_000) if streamed else dice.randint(1, 5000)
@@ -447,7 +448,7 @@ def test_killed_at_any_moment_under_load(tmp_path: Path, no_back_off: None) -> N
                     outcomes[content] = exc
 
         async def killer() -> None:
-            while len(killed) < KILLS:
+            while len(killed) < kills:
                 enough = len(outcomes) + dice.randint(1, 60)
                 await soon(partial(lambda enough: len(outcomes) >= enough, enough))
                 await soon(lambda: commit.statistics().helper_pid not in (None, *killed[-1:]))
@@ -465,7 +466,7 @@ def test_killed_at_any_moment_under_load(tmp_path: Path, no_back_off: None) -> N
         await commit.aclose()
 
     asyncio.run(main())
-    assert len(set(killed)) == KILLS
+    assert len(set(killed)) == kills
     copies = Counter[bytes]()
     for name in ("a", "b"):
         look = Look(tmp_path / name)
@@ -835,7 +836,7 @@ def _die(how: str, path: str) -> None:
 ENDS: Final = {"killed": -9, "forked": -9, "os._exit": 3, "sys.exit": 3, "end": 0, "asyncio.run": 0}
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", some(ENDS, 2))
 def test_it_does_not_outlive_its_parent(tmp_path: Path, how: str) -> None:
     """However the parent dies the helper ends by itself; messages are whole in new/ or not there, and tmp/ is empty."""
     paths = [str(Path(maildir_async.__file__).parents[1]), os.path.dirname(__file__)]
@@ -969,8 +970,11 @@ def test_several_loops_and_threads_at_once(tmp_path: Path) -> None:
     loop.close()
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["tasks still referenced", "tasks forgotten"])
-@pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("uv", "held"),
+    some([(False, True), (False, False), (True, False), (True, True)], 2),
+    ids=["asyncio-referenced", "asyncio-forgotten", "uvloop-forgotten", "uvloop-referenced"],
+)
 def test_loop_closed_under_deliveries(tmp_path: Path, held: bool, uv: bool) -> None:
     """A loop closed with deliveries in flight leaves nothing in tmp/, no connection, and others undisturbed."""
     import uvloop
@@ -1077,6 +1081,7 @@ async def test_a_cancelled_stream_leaves_nothing(tmp_path: Path, how: str) -> No
     assert Look(maildir.path).messages() == [b"afterwards"]
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("how", CANCELS)
 @pytest.mark.parametrize("end", ["goes on", "dies"])
 async def test_whoever_cancels_waits_for_the_helper(tmp_path: Path, how: str, end: str) -> None:
@@ -1100,6 +1105,7 @@ async def test_whoever_cancels_waits_for_the_helper(tmp_path: Path, how: str, en
     assert Look(maildir.path).messages() == [b"whole"]
 
 
+@pytest.mark.every_loop
 async def test_cancelled_before_it_was_sent(tmp_path: Path) -> None:
     """A message cancelled in the turn it was begun in is not delivered."""
     async with helped() as commit:
@@ -1227,6 +1233,7 @@ async def test_bounds_hold(tmp_path: Path) -> None:
     assert len(Look(maildir.path).names("new")) == 6
 
 
+@pytest.mark.every_loop
 async def test_a_pause_reaches_the_source(tmp_path: Path) -> None:
     """A source is asked for no more than a few chunks while the helper does not take them."""
     given = 0
@@ -1252,15 +1259,35 @@ async def test_a_pause_reaches_the_source(tmp_path: Path) -> None:
         assert Look(maildir.path).names("tmp") == []
 
 
+class Word(str, Enum):  # noqa: UP042 whose str() is not its value, as a StrEnum's is
+    """Words of a program's own."""
+
+    LF = "lf"
+    SEEN = "S"
+
+
+@one_loop
+async def test_options_of_a_class_of_one_s_own(tmp_path: Path) -> None:
+    """What derives from str is told to the helper as what it is, and holds nobody up."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        options: dict[str, Any] = {"newline": Word.LF, "flags": Word.SEEN, "prefix": memoryview(b"X: 1\r\n")}
+        async with asyncio.timeout(30):
+            one, other = await asyncio.gather(maildir.append(b"1\r\n", **options), maildir.append(b"2"))
+    assert (Path(one.path).read_bytes(), one.flags, Path(other.path).read_bytes()) == (b"X: 1\n1\n", "S", b"2")
+
+
 @one_loop
 async def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:
-    """`clean_tmp` leaves alone what this process's helper is writing."""
+    """`clean_tmp` leaves alone what this process's helper is writing, by whatever path it comes to it."""
+    (tmp_path / "link").symlink_to(tmp_path / "m")
     async with helped() as commit:
         maildir = Maildir(tmp_path / "m", commit=commit)
         task = await begin_stream(maildir)
         (tmp_path / "m" / "tmp" / "another's").touch()
         removed = await maildir.clean_tmp(older_than=timedelta())
         assert [os.path.basename(path) for path in removed] == ["another's"]
+        assert await Maildir(tmp_path / "link").clean_tmp(older_than=timedelta()) == []
         task.unregister_producer()
         await task
         assert await maildir.clean_tmp(older_than=timedelta()) == []
@@ -1289,6 +1316,7 @@ async def test_ended_and_begun_again(tmp_path: Path) -> None:
     assert len(Look(maildir.path).messages()) == 3 * 21
 
 
+@pytest.mark.every_loop
 async def test_cancelling_aclose_does_not_leave_it_half_done(tmp_path: Path) -> None:
     """Whoever is cancelled in `aclose` gets that when the helper is gone."""
     commit = GroupCommit(helper_process=True)

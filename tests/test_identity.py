@@ -1,5 +1,6 @@
 """What tells a directory from every other one, and how a path is made absolute without asking what it means."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -24,7 +25,7 @@ def of(path: Path) -> tuple[int, int, int]:
 
 
 def test_device_inode_and_birth(tmp_path: Path) -> None:
-    """Device and inode number are those of stat(2); the birth is not later than now, and stays when the rest changes."""
+    """Device and inode number are those of stat(2); the birth lies in the past, and stays when all else changes."""
     found, before = os.stat(tmp_path), of(tmp_path)
     (tmp_path / "file").touch()
     os.utime(tmp_path, (1, 1))
@@ -65,7 +66,7 @@ def test_without_statx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: 
     before = of(tmp_path)
 
     def refuse(*_: object) -> int:
-        identity_module.ctypes.set_errno(number)
+        ctypes.set_errno(number)
         return -1
 
     for statx in (None, refuse):

@@ -18,7 +18,6 @@ import pytest
 from look import Look
 from maildir_async import Delivered, Maildir
 
-KILLS = 120
 IN_FLIGHT = 24
 
 
@@ -56,7 +55,8 @@ async def _write_until_killed(path: Path, acknowledge: int, seed: int) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [15, pytest.param(120, marks=pytest.mark.heavy)])
+def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     """What a killed process had acknowledged is whole in the maildir, nothing there is torn, and litter is swept."""
     path = tmp_path / "m"
     asyncio.run(_deliver_one(path))
@@ -64,7 +64,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
     litter = 0
     dice = random.Random(7)
-    for seed in range(KILLS):
+    for seed in range(kills):
         before = len(look.names("tmp"))
         reader, writer = os.pipe()
         pid = os.fork()
@@ -89,9 +89,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         now = len(look.names("tmp"))
         assert now - before <= IN_FLIGHT, "more than one file in tmp/ for a delivery in flight"
         litter += now - before
-        if seed % 50 == 49 or seed == KILLS - 1:
+        if seed % 50 == 49 or seed == kills - 1:
             _check_and_empty(look, acknowledged)
-    assert litter > KILLS / 10, "the moments were chosen too kindly"
+    assert litter > kills / 10, "the moments were chosen too kindly"
 
 
 def _check_and_empty(look: Look, acknowledged: set[str]) -> None:

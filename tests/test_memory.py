@@ -100,25 +100,32 @@ def grown(box: Path, kind: str, streams: int, size: int, newline: str = "keep") 
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("size", [64 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("kind", ["same", "fresh"])
-def test_one_large_stream(box: Path, kind: str) -> None:
-    """A stream of 1 GiB is stored byte for byte, and grows the process by less than 16 MiB."""
-    assert grown(box, kind, 1, 1024 * MIB) < 16 * MIB
+def test_one_large_stream(box: Path, kind: str, size: int) -> None:
+    """A stream of up to 1 GiB is stored byte for byte, and grows the process by less than 16 MiB."""
+    assert grown(box, kind, 1, size) < 16 * MIB
 
 
+@pytest.mark.parametrize("size", [32 * MIB, pytest.param(128 * MIB, marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("newline", ["lf", "crlf"])
-def test_one_converted_stream(box: Path, newline: str) -> None:
+def test_one_converted_stream(box: Path, newline: str, size: int) -> None:
     """A stream whose line ends are converted grows the process by no more."""
-    assert grown(box, "fresh", 1, 128 * MIB, newline) < 16 * MIB
+    assert grown(box, "fresh", 1, size, newline) < 16 * MIB
 
 
-def test_a_stream_of_lines(box: Path) -> None:
+@pytest.mark.parametrize("size", [24 * MIB, pytest.param(64 * MIB, marks=pytest.mark.heavy)])
+def test_a_stream_of_lines(box: Path, size: int) -> None:
     """A stream of many small chunks costs its bytes, not an object for each."""
-    assert grown(box, "tiny", 1, 64 * MIB) < 16 * MIB
+    assert grown(box, "tiny", 1, size) < 16 * MIB
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kind", "size"), [("same", 8 * MIB), ("fresh", 24 * MIB)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("same", 4 * MIB), ("fresh", 4 * MIB)]
+    + [pytest.param(kind, size * MIB, marks=pytest.mark.heavy) for kind, size in (("same", 8), ("fresh", 24))],
+)
 def test_many_streams(box: Path, kind: str, size: int) -> None:
     """64 streams of up to 24 MiB at once grow the process by less than 128 MiB."""
     assert grown(box, kind, 64, size) < 128 * MIB

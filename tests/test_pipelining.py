@@ -9,6 +9,8 @@ import pytest
 from maildir_async.smtp import StreamingLMTP, StreamingSMTP, sessions
 from wire import KINDS, Scripted, is_lmtp, serving, until
 
+pytestmark = pytest.mark.every_loop
+
 FIRST = "250 2.1.0 OK"
 NEXT = "250 2.1.5 OK"
 

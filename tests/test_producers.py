@@ -356,6 +356,7 @@ async def test_every_kind_in_every_chunking(tmp_path: Path, kind: str, way: Way)
     assert len(contents(maildir.path)["new"]) == len(CHUNKINGS)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_every_adapter_is_a_pull_producer(tmp_path: Path, kind: str) -> None:
     """The pull adapter of each kind writes a chunk when asked and not otherwise, ends once, is silent when stopped."""
@@ -364,6 +365,7 @@ async def test_every_adapter_is_a_pull_producer(tmp_path: Path, kind: str) -> No
             await check_pull_producer(partial(as_producer, message), b"".join(chunks))
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_every_adapter_is_a_push_producer(tmp_path: Path, kind: str) -> None:
     """The push adapter of each kind starts by itself, is silent while paused and once stopped, and ends once."""
@@ -457,6 +459,7 @@ class NotingFile(io.BytesIO):
         return super().read(size)
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("way", [appended, pulled, pushed], ids=lambda way: way.__name__)
 async def test_files_are_read_off_the_loop(tmp_path: Path, way: Way) -> None:
     """A binary file is read in worker threads only, a bounded piece at a time, from where it stands, to its end."""
@@ -470,6 +473,7 @@ async def test_files_are_read_off_the_loop(tmp_path: Path, way: Way) -> None:
     assert opened.tell() == 5 + 2 * CHUNK_SIZE
 
 
+@pytest.mark.every_loop
 async def test_emails_are_serialised_off_the_loop(tmp_path: Path) -> None:
     """An email message is turned into bytes in a worker thread."""
     threads = list[int]()
@@ -486,6 +490,7 @@ async def test_emails_are_serialised_off_the_loop(tmp_path: Path) -> None:
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.every_loop
 async def test_a_blocking_file_stops_nobody_else(tmp_path: Path) -> None:
     """While the read of one message's file blocks, the loop goes on and other messages are delivered."""
     maildir = Maildir(tmp_path / "box")
@@ -620,6 +625,7 @@ async def test_a_non_blocking_pipe(tmp_path: Path) -> None:
     assert not (tmp_path / "box").exists()
 
 
+@pytest.mark.every_loop
 async def test_an_abandoned_generator_is_closed(tmp_path: Path) -> None:
     """A generator whose message fails is closed before append raises: its finally clause has run."""
     closed = list[str]()
@@ -647,6 +653,7 @@ async def test_an_abandoned_generator_is_closed(tmp_path: Path) -> None:
     assert closed == ["plain", "async"] * 3
 
 
+@pytest.mark.every_loop
 async def test_a_stopped_push_adapter_reads_no_more(tmp_path: Path) -> None:
     """A push adapter of a source that never waits leaves the loop its turns, and stops when it is stopped."""
     turn = read = 0
@@ -673,6 +680,7 @@ async def test_a_stopped_push_adapter_reads_no_more(tmp_path: Path) -> None:
     assert read <= 22
 
 
+@pytest.mark.every_loop
 async def test_a_push_adapter_stopped_at_once(tmp_path: Path) -> None:
     """A push adapter that is stopped before its first turn has stopped, and its delivery ends."""
     task = AppendTask(Maildir(tmp_path / "box"))

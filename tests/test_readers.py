@@ -110,6 +110,7 @@ def mutt(program: str, maildir: Path, home: Path, *, pattern: str) -> bytes:
     return out.read_bytes() if out.exists() else b""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["mutt", "neomutt"])
 def test_mutt_reads_what_was_delivered(name: str, tmp_path: Path) -> None:
     """`mutt -f MAILDIR` shows every message with its bytes, and its flags where they were set."""
@@ -200,6 +201,7 @@ def doveadm() -> str:
     return program
 
 
+@pytest.mark.heavy
 def test_dovecot_reads_what_was_delivered(doveadm: str, home: Path) -> None:
     """Dovecot shows every message with our sizes, flags, date and bytes, in our order."""
     delivered = deliver(home / "Maildir")
@@ -218,6 +220,7 @@ def test_dovecot_reads_what_was_delivered(doveadm: str, home: Path) -> None:
     assert {message["date.received"] for message in found if message["hdr.subject"] == "old"} == {"2001-02-03 04:05:06"}
 
 
+@pytest.mark.heavy
 def test_dovecot_s_imap_server_serves_what_was_delivered(doveadm: str, home: Path) -> None:
     """IMAP has every message in RFC822.SIZE octets, which is our wire size, and nothing to complain of our names."""
     delivered = deliver(home / "Maildir")
@@ -232,6 +235,7 @@ def test_dovecot_s_imap_server_serves_what_was_delivered(doveadm: str, home: Pat
         assert b"* %d FETCH (RFC822.SIZE %d BODY[] {%d}\r\n%b)\r\n" % (number, size, size, wire) in served
 
 
+@pytest.mark.heavy
 def test_dovecot_would_have_complained_about_a_wrong_size(doveadm: str, home: Path) -> None:
     """The silence of the log means something: a message whose W is too great is complained about."""
     path = Path(deliver(home / "Maildir")["plain"].path)

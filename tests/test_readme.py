@@ -149,7 +149,7 @@ def test_twisted_s_members_have_what_the_table_says() -> None:
 def test_the_exit_codes_are_those_of_sysexits() -> None:
     """The command's exit codes are the ones its source names, and the daemon's, but for that of a worker's crash."""
     package = Path(maildir_async.__file__).parent
-    source = "".join(path.read_text() for path in (package / "cli.py", *(package / "daemon").glob("*.py")))
+    source = "".join(path.read_text() for part in ("command", "daemon") for path in (package / part).glob("*.py"))
     named = {getattr(os, name) for name in re.findall(r"\bos\.(EX_\w+)", source)}
     assert {int(code) for code, _ in table("The command")} == named - {os.EX_SOFTWARE}
 
@@ -210,6 +210,16 @@ def test_both_commands_are_one_line() -> None:
 def test_ci_runs_the_readme_s_command() -> None:
     """The tests are run in CI by the command that the README gives."""
     assert SHELL[1].strip() in [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+
+
+def test_ci_runs_the_heavy_tests_too() -> None:
+    """What the README's command leaves out, CI runs by the same interpreter, and CONTRIBUTING.md says how one does."""
+    lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+    command = SHELL[1].strip().rpartition(" && ")[2] + " -m heavy"
+    (heavy,) = (number for number, line in enumerate(lines) if command in line)
+    assert heavy > lines.index(SHELL[1].strip())
+    assert not lines[heavy].startswith(("#", "if ", "["))
+    assert "`-m heavy`" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_nothing_is_claimed_that_is_not_built() -> None:

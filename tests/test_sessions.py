@@ -290,6 +290,7 @@ async def test_replies_are_ascii_unless_the_client_can_do_more() -> None:
             assert await client.ask(ENVELOPE[1]) == told
 
 
+@pytest.mark.every_loop
 async def test_floods_are_ended_as_by_aiosmtpd() -> None:
     """Too many unknown commands, or too many of one, end the session."""
     async with serving(Scripted(), command_call_limit={"NOOP": 2, "*": 9}) as server:
@@ -303,6 +304,7 @@ async def test_floods_are_ended_as_by_aiosmtpd() -> None:
         assert await client.rest() == ["250 2.0.0 OK"] * 2 + ["421 4.7.0 NOOP sent too many times"]
 
 
+@pytest.mark.every_loop
 async def test_a_flood_of_commands_keeps_nobody_waiting() -> None:
     """Commands that come all at once are answered a few at a time: others have their turns in between."""
     async with serving(Scripted()) as server:
@@ -335,6 +337,7 @@ async def test_rset_forgets_the_envelope() -> None:
         assert [line[:9] for line in told[3:]] == ["250 2.0.0", "503 5.5.1", "503 5.5.1", "250 2.1.0", "250 2.1.5"]
 
 
+@pytest.mark.every_loop
 async def test_a_proxy_in_front() -> None:
     """With the PROXY protocol, the greeting comes after its line, and is plain."""
 
@@ -471,6 +474,7 @@ class Deaf:
 # Shutting down.
 
 
+@pytest.mark.every_loop
 @both_kinds
 async def test_a_session_that_waits_is_ended_at_once(kind: Any) -> None:
     """421 and the end, whether or not a command has begun to come."""
@@ -488,6 +492,7 @@ async def test_a_session_that_waits_is_ended_at_once(kind: Any) -> None:
         await server.over()
 
 
+@pytest.mark.every_loop
 @both_kinds
 async def test_a_message_that_comes_is_stored_before_the_end(kind: Any) -> None:
     """In the middle of DATA: the rest is taken, stored and answered for all, then 421; no more commands are."""
@@ -510,6 +515,7 @@ async def test_a_message_that_comes_is_stored_before_the_end(kind: Any) -> None:
     assert script.deliveries[0].is_finished
 
 
+@pytest.mark.every_loop
 async def test_a_client_that_authenticates_is_answered_before_the_end() -> None:
     """In the middle of AUTH: its outcome is told, then 421."""
     async with serving(Scripted(), **AUTH) as server:
@@ -521,6 +527,7 @@ async def test_a_client_that_authenticates_is_answered_before_the_end() -> None:
         assert await client.rest() == ["535 5.7.8 Authentication credentials invalid", SHUTTING_DOWN]
 
 
+@pytest.mark.every_loop
 async def test_a_command_is_answered_before_the_end() -> None:
     """In the middle of a hook: its command is answered; those that came behind it are not."""
     entered, gate = asyncio.Event(), asyncio.Event()
@@ -541,6 +548,7 @@ async def test_a_command_is_answered_before_the_end() -> None:
         assert await client.rest() == ["250 2.1.5 OK", SHUTTING_DOWN]
 
 
+@pytest.mark.every_loop
 async def test_a_sequence_of_chunks_is_finished_before_the_end() -> None:
     """Between two BDAT commands a message is in the middle; it is stored, then 421. A failed one is not waited for."""
     script = Scripted()
@@ -560,6 +568,7 @@ async def test_a_sequence_of_chunks_is_finished_before_the_end() -> None:
     assert [delivery.content for delivery in script.deliveries] == [b"xyz", b""]
 
 
+@pytest.mark.every_loop
 async def test_a_session_may_be_shut_down_before_it_begins() -> None:
     """One that is told before its connection is made greets, and ends."""
 
@@ -622,6 +631,7 @@ async def secured(client: Client) -> None:
         await client.writer.start_tls(trusting(), server_hostname="mx.example")
 
 
+@pytest.mark.every_loop
 async def test_starttls(certificate: ssl.SSLContext) -> None:
     """Messages come through TLS as ever, and are said to; the envelope begins anew; chunks in between are forgotten."""
     script = Scripted()
@@ -642,6 +652,7 @@ async def test_starttls(certificate: ssl.SSLContext) -> None:
     assert script.deliveries[1].content == b"y" * 300_000 + b"\r\n"
 
 
+@pytest.mark.every_loop
 async def test_what_came_before_tls_is_forgotten(certificate: ssl.SSLContext) -> None:
     """Commands put behind STARTTLS by somebody on the way are not taken for the client's (CVE-2011-0411)."""
     script = Scripted()
@@ -656,6 +667,7 @@ async def test_what_came_before_tls_is_forgotten(certificate: ssl.SSLContext) ->
     assert script.deliveries == []
 
 
+@pytest.mark.every_loop
 async def test_a_client_that_goes_in_tls_leaves_nothing(certificate: ssl.SSLContext) -> None:
     """Gone in the middle of a message, with TLS's farewell or without."""
     for farewell in (True, False):
@@ -675,6 +687,7 @@ async def test_a_client_that_goes_in_tls_leaves_nothing(certificate: ssl.SSLCont
         assert [delivery.is_aborted for delivery in script.deliveries] == [True]
 
 
+@pytest.mark.every_loop
 async def test_a_handshake_that_fails_ends_the_session(certificate: ssl.SSLContext) -> None:
     """What is no TLS after STARTTLS gets no more than an alert."""
     async with serving(Scripted(), tls_context=certificate) as server:
@@ -686,6 +699,7 @@ async def test_a_handshake_that_fails_ends_the_session(certificate: ssl.SSLConte
         await server.over()
 
 
+@pytest.mark.every_loop
 async def test_a_client_that_goes_in_the_handshake_ends_the_session(certificate: ssl.SSLContext) -> None:
     """The session does not wait for ever for a handshake that nobody goes on with."""
     async with serving(Scripted(), tls_context=certificate) as server:
@@ -757,6 +771,7 @@ async def test_auth_that_fails() -> None:
         ]
 
 
+@pytest.mark.every_loop
 async def test_half_an_answer_to_a_challenge_is_none() -> None:
     """A client that goes while it is asked for a password has not given one."""
     asked: list[Any] = []

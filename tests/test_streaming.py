@@ -24,6 +24,8 @@ from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, turns
 from wire import KINDS, REFUSED, SECRET, Client, Clock, Faulty, Scripted, Server, is_lmtp, serving, until, verbatim
 
+pytestmark = pytest.mark.every_loop
+
 MIB: Final = 2**20
 
 python_loop: Final = pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
@@ -758,7 +760,7 @@ def grown(path: Path, size: int, clients: int) -> int:
     return int(told["grown"])
 
 
-@pytest.mark.parametrize("clients", [1, 4])
+@pytest.mark.parametrize("clients", [4, pytest.param(1, marks=pytest.mark.heavy)])
 def test_a_message_is_never_in_memory(tmp_path: Path, clients: int) -> None:
     """50 MiB grow the process by less than 16 MiB for each connection."""
     growth = grown(tmp_path / "m", 50 * MIB, clients)

@@ -42,6 +42,7 @@ async def _ready(path: Path, disk: FaultDisk | None = None) -> tuple[Maildir, Fa
     return maildir, disk
 
 
+@pytest.mark.every_loop
 async def test_one_sync_for_a_batch(tmp_path: Path) -> None:
     """A batch of any messages makes one sync of their file system, none of a file, and one of the directory."""
     maildir, disk = await _ready(tmp_path / "m")
@@ -130,7 +131,7 @@ async def test_the_first_descriptor_is_the_one_that_knows(tmp_path: Path) -> Non
         streams.append(stream := maildir.open_append())
         await stream.send(bytes([letter]) * 1_300_000)
         async with asyncio.timeout(30):
-            while not stream.bytes_written or stream._spool is None or stream._spool.busy:
+            while not stream.bytes_written or stream._reception is None or stream._reception.spool.busy:
                 await asyncio.sleep(0.001)
     first, second = streams
     second.unregister_producer()

@@ -12,6 +12,8 @@ import pytest
 from maildir_async.commit.turns import SHORT_TURN_S, TOLD_A_TURN, Turns
 from support import turns
 
+pytestmark = pytest.mark.every_loop
+
 MANY = 4 * TOLD_A_TURN - 3
 
 

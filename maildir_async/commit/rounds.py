@@ -246,9 +246,7 @@ class Round:
                         data = convert(entry)
                     entry.size = size = len(data)
                     # CPython searches for one byte with memchr(3) where it replaces, and byte by byte elsewhere.
-                    entry.wire_size = (
-                        wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
-                    )
+                    entry.wire_size = wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
                     entry.name = name = f"{entry.name},S={size},W={entry.wire_size}"
                     entry.stage = "create"
                     if tmp is None or tmp.fd is None:
@@ -485,20 +483,28 @@ class Round:
                 self._begin_directory_syncs(hand)
             self._await_syncs(hand)
             self._are_targets_synced = True
+        with_entries = [target for target in self._opened if target.entries]
+        if len(with_entries) == 1:
+            self._do(hand, with_entries[0], with_entries[0].sync_above)
+        elif with_entries:
+            self._sync_above(hand, with_entries)
+        opened, self._opened, self._targets = self._opened, [], {}
+        self._are_targets_synced = False
+        self._do(hand, None, partial(_close_all, opened))
+
+    def _sync_above(self, hand: Hand, targets: list[Target]) -> None:
+        """Sync what is above several targets: a parent that they have in common once."""
         above: dict[str, Above] = {}
         if self._under_way is None:
-            for target in self._opened:
-                for path in target.above if target.entries else ():
+            for target in targets:
+                for path in target.above:
                     above.setdefault(path, Above(path)).targets.append(target)
             if above:
                 self._begin_syncs(hand, {}, list(above.values()))
         self._await_syncs(hand)
-        for target in self._opened:
+        for target in self._opened:  # without those left behind
             if target.entries:
                 target.found_durable()
-        opened, self._opened, self._targets = self._opened, [], {}
-        self._are_targets_synced = False
-        self._do(hand, None, partial(_close_all, opened))
 
     def _begin_directory_syncs(self, hand: Hand) -> None:
         targets = [target for target in self._opened if target.entries]

@@ -1,7 +1,6 @@
 """A directory that gets messages in one round: opened before the first, and synced once for all of them. Blocks."""
 
 import contextlib
-import errno
 import os
 import weakref
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from maildir_async.disk.calls import Disk
+from maildir_async.disk.calls import UNSUPPORTED, Disk
 from maildir_async.errors import NotAMaildirError
 
 __all__ = ["Directories", "sync_directory", "unsyncable"]
@@ -22,7 +22,9 @@ SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 #: What this process has found or made durable, itself and all above it: (disk, path of a directory) → its identity.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
 
-_DURABLE_MAX: Final = 32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+_DURABLE_MAX: Final = (
+    32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+)
 
 
 def sync_directory(disk: Disk, path: str) -> None:
@@ -55,7 +57,7 @@ class Directories:
         path = self.tmp
         while True:
             try:
-                return self.disk.stat(path).st_dev
+                return self.disk.stat(f"{path}/.").st_dev  # of what a symbolic link leads to
             except FileNotFoundError:
                 if path == os.path.dirname(path):
                     return self.path
@@ -122,17 +124,14 @@ class Directories:
         for path in reversed(missing):
             self._make_directory(path)
             # Also if another has made it: he may have died since, and not have synced it.
-            self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
+            warnings += self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
         paths = [self.subdirectory(name) for name in SUBDIRECTORIES]
         for path in paths:
             self._make_directory(path)
-        if not missing and warnings:  # there is no more to be said than the first delivery will say: see `above`
-            sync_directory(self.disk, self.path)
-            warnings = []
-        else:
-            self._sync_holding([self.cur, self.new], self.path)
+        untold = bool(warnings) and not missing  # by us: the first delivery will say it, if it finds it to be done
+        also = self._sync_holding([] if untold else [self.cur, self.new], self.path)
         self.is_whole = True
-        return warnings
+        return also if untold else warnings + also
 
     def _make_durable(self, path: str) -> list[str]:
         """Sync what holds the entry of *path*, which is there, unless it is known to be durable. Return warnings."""
@@ -142,17 +141,28 @@ class Directories:
         # "/.." rather than dirname: the path may be a symbolic link, and the entry to sync is the real one's.
         try:
             sync_directory(self.disk, f"{path}/..")
-        except PermissionError as exc:
+        except OSError as exc:
+            if exc.errno not in UNSUPPORTED and not isinstance(exc, PermissionError):
+                raise
             return [unsyncable(f"{path}/..", exc)]
         _remember(self.disk, path, identity)
         return []
 
-    def _sync_holding(self, paths: Sequence[str], parent: str) -> None:
-        """Sync *parent*, and remember what it holds by *paths*: as it was before, for it may be replaced meanwhile."""
+    def _sync_holding(self, paths: Sequence[str], parent: str) -> list[str]:
+        """Sync *parent*, and remember what it holds by *paths*: as it was before, for it may be replaced meanwhile.
+
+        Where that cannot be, on a file system that syncs no directories, a warning is returned.
+        """
         identities = [self._identity_of(path) for path in paths]
-        sync_directory(self.disk, parent)
+        try:
+            sync_directory(self.disk, parent)
+        except OSError as exc:
+            if exc.errno not in UNSUPPORTED:
+                raise
+            return [unsyncable(parent, exc)]
         for path, identity in zip(paths, identities, strict=True):
             _remember(self.disk, path, identity)
+        return []
 
     def _identity_of(self, path: str) -> tuple[int, int, int]:
         fd = self.disk.open_directory(path)
@@ -290,8 +300,11 @@ class Directories:
 
 
 def unsyncable(path: str, exc: OSError) -> str:
-    """Return the warning for a parent that is closed to us, as /home/alice/.. often is: who made it has synced it."""
-    return f"{path} could not be opened to be synced: {exc.strerror}"
+    """Return the warning for a directory that is closed to us, as /home/alice/.. often is, or can be synced by nobody.
+
+    Who made what it holds has to have synced it, if anybody can.
+    """
+    return f"{path} could not be {'opened to be ' if isinstance(exc, PermissionError) else ''}synced: {exc.strerror}"
 
 
 def _remember(disk: Disk, path: str, identity: tuple[int, int, int]) -> None:

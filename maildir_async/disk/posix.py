@@ -113,9 +113,7 @@ class PosixDisk:
     def link(
         self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
     ) -> None:
-        os.link(
-            source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory, follow_symlinks=False
-        )
+        os.link(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory, follow_symlinks=False)
 
     def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
         os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=target_directory, follow_symlinks=True)  # open(2), O_TMPFILE

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-__all__ = ["Delivered", "Durability", "DeliveredDraft", "frozen"]
+__all__ = ["Delivered", "DeliveredDraft", "Durability", "frozen"]
 
 
 class Durability(Enum):

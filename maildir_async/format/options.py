@@ -5,7 +5,7 @@ import operator
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypedDict, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
@@ -57,11 +57,10 @@ class AppendOptions(MessageOptions, total=False):
 
 def check_path(path: "str | os.PathLike[str]") -> str:
     """Return *path* as a str. TypeError for anything but a path of text, ValueError for what no file can be called."""
-    found: Any = path if isinstance(path, (str, bytes, os.PathLike)) else None
-    found = os.fspath(found) if found is not None else path
-    if not isinstance(found, str):
-        raise TypeError(f"path must be str or os.PathLike[str], not {type(found).__name__}")
-    found = str.__str__(found)
+    given: object = path.__fspath__() if isinstance(path, os.PathLike) else path
+    if not isinstance(given, str):
+        raise TypeError(f"path must be str or os.PathLike[str], not {type(given).__name__}")
+    found = str.__str__(given)
     if not found or "\0" in found:
         raise ValueError(f"path is not a path: {found!r}")
     try:

@@ -9,24 +9,25 @@ maildir is no other's concern.
 import asyncio
 import contextlib
 import errno
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self, Unpack
 
 from maildir_async.commit.admission import Place
-from maildir_async.errors import AppendError, BusyError, MaildirError
+from maildir_async.commit.waiting import run_in_thread, until_done
+from maildir_async.errors import AppendError, BusyError, MaildirError, busy_error
 from maildir_async.format.content import check_prefix
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.mailbox.shared_file import SharedFile, Target, in_thread
-from maildir_async.receive.producers import source_error
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message, source_of
+from maildir_async.mailbox.shared_file import SharedFile, Target
+from maildir_async.receive.producers import read_all
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message
 from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.task import AppendTask, busy_error, cost_of
+from maildir_async.receive.task import AppendTask, cost_of
+from maildir_async.receive.user_code import in_own_task
 
 __all__ = ["FanOut", "Outcome", "deliver"]
 
@@ -74,34 +75,18 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
     """
     check_message(message)
     maildirs = list(maildirs)
-    for maildir in maildirs[:1]:
-        AppendTask(maildir, **options)  # raises what is wrong with the options
+    if not maildirs:
+        return []
+    AppendTask(maildirs[0], **options)  # raises what is wrong with the options
     async with FanOut(maildirs, **options) as fan_out:
         try:
             await fan_out.open(cost_of(message))
         except BusyError:
             return await fan_out.finish()
-        source = source_of(message)
         try:
-            while True:
-                chunk = source.read()
-                if inspect.isawaitable(chunk):
-                    chunk = await chunk
-                else:
-                    await asyncio.sleep(0)  # neither need give the loop a turn
-                if chunk is None:
-                    break
-                await fan_out.send(chunk)
-                if source.last:
-                    break
-        except Exception as exc:
-            failure = source_error(exc)
-            if not isinstance(failure, MaildirError):
-                raise failure from failure.__cause__
-            fan_out.fail(failure)
-        finally:
-            if (closing := source.close()) is not None:
-                await closing
+            await in_own_task(read_all(message, maildirs[0].commit.readers, fan_out.send))
+        except MaildirError as exc:
+            fan_out.fail(exc)
         return await fan_out.finish()
 
 
@@ -303,7 +288,8 @@ class FanOut:
         keys: Sequence[object] = [target.maildir.commit for target in targets]
         if len({target.prefix for target in targets}) < len(targets):
             maildirs = [target.maildir for target in targets]
-            keys = await in_thread(maildirs[0], partial(_keys, maildirs))
+            crew = maildirs[0].commit.streams.crew
+            keys = await until_done(run_in_thread(asyncio.get_running_loop(), crew, partial(_keys, maildirs)))
         if self._over:  # given up meanwhile
             return
         by_key: dict[object, list[Target]] = {}
@@ -324,6 +310,6 @@ def _given_up(target: Target) -> MaildirError:
 def _keys(maildirs: Sequence[Maildir]) -> list[object]:
     """Return for each what those have in common that can share a file. Blocks."""
     return [
-        (maildir.directories.disk, maildir.commit, maildir.file_mode, maildir.directories.device())
+        (maildir.mailbox.directories.disk, maildir.commit, maildir.mailbox.mode, maildir.mailbox.directories.device())
         for maildir in maildirs
     ]

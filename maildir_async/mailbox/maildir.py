@@ -17,7 +17,7 @@ from maildir_async.disk.directories import Directories
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.streamfile import streams_in_use
-from maildir_async.errors import append_error
+from maildir_async.errors import append_error, busy_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.names import UniqueNames, names_for
@@ -39,7 +39,7 @@ from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.statistics import MaildirStatistics
-from maildir_async.mailbox.whole import append_whole, busy_error
+from maildir_async.mailbox.whole import append_whole
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.task import AppendTask
@@ -61,7 +61,7 @@ class Maildir:
 
     Args:
         path: the directory that holds ``tmp``, ``new`` and ``cur``. A relative one is taken from where the process
-            stands now.
+            stands now. What ``..`` means in it, after a symbolic link, is left to the system.
         create: whether to make it, or what is missing of it, when the first message comes.
         durability: what messages survive when `append` returns; `Durability.FULL`, unless told to be weaker.
         commit: the `GroupCommit` to share syncs in; the process's own by default.
@@ -296,8 +296,8 @@ class Maildir:
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
         """Remove what deliveries that were killed have left in ``tmp/``, and return the paths removed.
 
-        Only regular files whose ctime is older than *older_than*, and none that this process is writing to. Less than
-        36 hours is safe only where nothing else delivers to this maildir.
+        Only regular files whose ctime is older than *older_than*, and none that this process or its helper is writing,
+        by whatever path. Less than 36 hours is safe only where no other process delivers to this maildir.
         """
         clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
         return await self._in_thread(clean)

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, BinaryIO, TypeVar
-
-import anyio
+from typing import Any, BinaryIO
 
 from maildir_async.commit.admission import Place
-from maildir_async.commit.entry import Entry
-from maildir_async.commit.waiting import UncancellableFuture, run_in_thread
+from maildir_async.commit.entry import WITHDRAWN
+from maildir_async.commit.publishing import wants_copy
+from maildir_async.commit.waiting import run_in_thread, until_done
+from maildir_async.disk.calls import UNLINKABLE
 from maildir_async.errors import MaildirError, NotAMaildirError, append_error
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.options import MessageOptions
@@ -19,9 +19,7 @@ from maildir_async.format.states import State
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.task import AppendTask
 
-__all__ = ["SharedFile", "Target", "in_thread"]
-
-T = TypeVar("T")
+__all__ = ["SharedFile", "Target"]
 
 
 class Target:
@@ -42,14 +40,12 @@ class SharedFile:
     def __init__(self, targets: list[Target], place: Place, options: MessageOptions) -> None:
         self._targets = targets  # without an outcome yet
         self._place = place  # the message's
-        self._crew = targets[0].maildir.commit.stream_crew
+        self._crew = targets[0].maildir.commit.streams.crew
         self._options: MessageOptions = {**options, "prefix": targets[0].prefix}
         self._task: AppendTask | None = None  # for the first of them
         self._is_lost = False  # it has failed where no other maildir does better
         self._is_given_up = False  # nothing is to be begun any more
         self._file: BinaryIO | None = None  # to copy from, for those that could not be linked
-        self._settled = 0  # links
-        self._links_over: UncancellableFuture[None] | None = None
 
     @property
     def needs_head(self) -> bool:
@@ -104,12 +100,15 @@ class SharedFile:
         task, interrupted = self._task, None
         if task is not None:
             # Neither lets a cancellation through before it is over; then it does, and the other must come all the same.
-            for over in (task.__aexit__(None, asyncio.CancelledError(), None), self._until_links_over(task)):
+            for over in (task.__aexit__(None, asyncio.CancelledError(), None), _until_links_over(task)):
                 try:
                     await over
                 except asyncio.CancelledError as exc:
                     interrupted = exc
-            self._conclude(task, *_outcome_of(task))
+            left = self._conclude(task, *_outcome_of(task))
+            for target, error in left:
+                target.error = error
+            self._task, self._targets = None, []
         self._close_file()
         if interrupted is not None:
             raise interrupted
@@ -123,38 +122,52 @@ class SharedFile:
             except MaildirError as exc:
                 error = exc
             finally:
-                await self._until_links_over(task)
-            if error is not None and self._may_move(error, head is not None or self._file is not None):
-                self._drop_first(error)
-                await self._rewind()
-                self._append(self._file if self._file is not None else b"".join(head or ()))
-                continue
-            self._conclude(task, delivered, error)
+                await _until_links_over(task)
+            left = self._conclude(task, delivered, error)
+            self._task = None
+            self._targets = [target for target, why in left if self._may_go_on(target, why, head is not None)]
             if self._targets:
-                await self._rewind()
-                self._append(self._file)
+                if self._file is not None:
+                    await self._rewind(self._file)
+                    self._append(self._file)
+                else:
+                    self._append(b"".join(head or ()))
         self._close_file()
 
-    def _conclude(self, task: AppendTask, delivered: Delivered | None, error: MaildirError | None) -> None:
-        """*task* is over: who has no outcome yet by that is to get a copy."""
+    def _conclude(
+        self, task: AppendTask, delivered: Delivered | None, error: MaildirError | None
+    ) -> list[tuple[Target, MaildirError | None]]:
+        """Take the outcomes that stand, of the first and of the links, now that *task* is over.
+
+        Return those that have none, each with the error that has come in its way: the message has failed before it was
+        linked for them, or it could not be linked and has to be copied.
+        """
         first, *others = self._targets
         first.delivered, first.error = delivered, error
-        self._targets, self._task = self._outcomes(others, task.links, error), None
-
-    def _outcomes(self, others: list[Target], links: Sequence[Entry], error: MaildirError | None) -> list[Target]:
-        """Take the outcomes of *links*, and return the targets that are to get a copy instead."""
-        if not links or not links[0].taken:
-            for target in others:
-                target.error = error
-            return []
-        left: list[Target] = []
-        for target, link in zip(others, links, strict=True):
-            target.delivered, target.error = link.delivered, link.error
-            if link.copy is not None:
-                self._close_file(unless=link.copy)
-                self._file = link.copy
-                left.append(target)
+        if task.copy is not None:
+            self._close_file()
+            self._file = task.copy
+        if not task.links or task.links[0].state == WITHDRAWN:
+            return [(target, error) for target in others]
+        left: list[tuple[Target, MaildirError | None]] = []
+        for target, link in zip(others, task.links, strict=True):
+            if link.fell_with_source or (wants_copy(link) and self._file is not None):
+                left.append((target, link.error))
+            else:
+                target.delivered, target.error = link.delivered, link.error
         return left
+
+    def _may_go_on(self, target: Target, error: MaildirError | None, message_is_here: bool) -> bool:
+        """Whether *target*, which *error* came in the way of, is to get the message in another way.
+
+        If not, that is its outcome.
+        """
+        is_linkable = error is not None and error.stage == "publish" and error.errno in UNLINKABLE
+        has_message = self._file is not None or message_is_here
+        if not self._is_given_up and has_message and error is not None and (is_linkable or _is_its_own(error)):
+            return True
+        target.error = error
+        return False
 
     def _append(self, message: Any) -> bool:
         """Start with the first of the maildirs that is open; return whether there is one."""
@@ -163,12 +176,11 @@ class SharedFile:
             options |= {"prefix": b"", "newline": "keep", "size_limit": None}
         while self._targets and not self._is_given_up:
             first, *others = self._targets
-            self._settled, self._links_over = 0, None
             self._task = AppendTask(first.maildir, message, **options)
             place = self._place.share()
             self._task.take_place(place)
             if others:
-                self._task.link_into([target.maildir for target in others], self._link_settled)
+                self._task.link_into([target.maildir.mailbox for target in others])
             try:
                 self._task.begin()
             except MaildirError as exc:  # it has been closed
@@ -179,44 +191,34 @@ class SharedFile:
         return False
 
     def _may_move(self, error: MaildirError, message_is_here: bool) -> bool:
-        """Whether another maildir may do better than the first, which has failed with *error*."""
-        is_its_own = isinstance(error, NotAMaildirError) or error.stage == "create" or error.errno == errno.EDQUOT
-        return is_its_own and message_is_here and len(self._targets) > 1
+        """Whether another maildir may do better than the first, which has failed with *error* while it received."""
+        return _is_its_own(error) and message_is_here and len(self._targets) > 1
 
     def _drop_first(self, error: MaildirError) -> None:
         self._targets.pop(0).error = error
         self._task = None
 
-    def _link_settled(self, entry: Entry) -> None:
-        self._settled += 1
-        if self._links_over is not None and self._task is not None and self._settled == len(self._task.links):
-            self._links_over.set_result(None)
+    async def _rewind(self, file: BinaryIO) -> None:
+        commit = self._targets[0].maildir.commit
+        await until_done(run_in_thread(asyncio.get_running_loop(), commit.streams.crew, partial(file.seek, 0)))
 
-    async def _until_links_over(self, task: AppendTask) -> None:
-        links = task.links
-        if links and links[0].taken and self._settled < len(links):
-            if self._links_over is None:
-                self._links_over = UncancellableFuture(loop=asyncio.get_running_loop())
-            with anyio.CancelScope(shield=True):
-                await self._links_over
-
-    async def _rewind(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
-            await in_thread(self._targets[0].maildir, partial(self._file.seek, 0))
-
-    def _close_file(self, unless: BinaryIO | None = None) -> None:
-        if self._file is not None and self._file is not unless:
             file, self._file = self._file, None
             with contextlib.suppress(RuntimeError):  # no thread to be had: the garbage collector closes it
                 self._crew.run(file.close)
 
 
-async def in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
-    """Return what a worker thread has *call* return, and wait for that through cancellation of every kind."""
-    outcome = run_in_thread(asyncio.get_running_loop(), maildir.commit.stream_crew, call)
-    with anyio.CancelScope(shield=True):
-        await outcome
-    return outcome.result()
+def _is_its_own(error: MaildirError) -> bool:
+    """Whether what has failed in one maildir says nothing of another on the same file system."""
+    return isinstance(error, NotAMaildirError) or error.stage == "create" or error.errno == errno.EDQUOT
+
+
+async def _until_links_over(task: AppendTask) -> None:
+    """Return when each link of *task* has its outcome, through cancellation of every kind."""
+    for link in task.links:
+        if link.state != WITHDRAWN and not link.future.done():
+            await until_done(link.future)
 
 
 async def _error_of(step: Awaitable[None]) -> MaildirError | None:

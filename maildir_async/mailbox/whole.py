@@ -1,35 +1,24 @@
 """A whole message in memory, which is nearly all mail: one record, one future, and nothing else to wait on."""
 
 import asyncio
-import errno
 from functools import partial
 
 from maildir_async.commit.admission import Place
 from maildir_async.commit.entry import TOLD, Chunks, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.waiting import UncancellableFuture, until_done
-from maildir_async.errors import BusyError, MaildirError
+from maildir_async.errors import busy_error, closed_error
 from maildir_async.format.delivered import Delivered
 from maildir_async.group_commit import GroupCommit
 
-__all__ = ["append_whole", "busy_error", "closed_error", "until_settled"]
-
-
-def busy_error() -> BusyError:
-    """Return what a delivery fails with that has no place among the pending ones."""
-    return BusyError("too many deliveries are pending", errno=errno.EAGAIN, stage="queue")
-
-
-def closed_error(mailbox: Mailbox) -> MaildirError:
-    """Return what a delivery fails with to a maildir that has been closed."""
-    return MaildirError(f"{mailbox.directories.path} has been closed", errno=errno.ESHUTDOWN, stage="queue")
+__all__ = ["append_whole", "until_settled"]
 
 
 async def append_whole(mailbox: Mailbox, commit: GroupCommit, plan: Plan, chunks: Chunks, size: int) -> Delivered:
     """Deliver a message of *size* bytes, which do not change any more. See `maildir_async.Maildir.append`."""
     loop = asyncio.get_running_loop()
     if not mailbox.begin():
-        raise closed_error(mailbox)
+        raise closed_error(mailbox.directories.path)
     entry = Entry(mailbox, plan, chunks, loop, loop.create_future())
     admission = commit.admission
     if admission.admit(size):

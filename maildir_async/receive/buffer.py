@@ -2,7 +2,9 @@
 
 from typing import Final
 
-__all__ = ["Buffer", "frozen"]
+__all__ = ["Buffer", "Chunk", "frozen"]
+
+Chunk = bytes | bytearray | memoryview
 
 #: Smaller chunks are gathered by copying, so that a message fed byte by byte costs bytes, not objects.
 SMALL: Final = 16 * 1024
@@ -10,7 +12,7 @@ SMALL: Final = 16 * 1024
 GATHERED: Final = 256 * 1024
 
 
-def frozen(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+def frozen(data: Chunk) -> bytes | memoryview:
     """Return *data* if it cannot change under us, or else a copy: a producer may use its buffer again."""
     if isinstance(data, bytes):
         return data
@@ -25,7 +27,7 @@ class Buffer:
     __slots__ = ("_chunks", "size")
 
     def __init__(self) -> None:
-        self._chunks: list[bytes | bytearray | memoryview] = []
+        self._chunks: list[Chunk] = []
         self.size = 0
 
     def add(self, data: bytes | memoryview) -> None:
@@ -39,7 +41,7 @@ class Buffer:
         else:
             self._chunks.append(bytearray(data))
 
-    def take(self) -> list[bytes | bytearray | memoryview]:
+    def take(self) -> list[Chunk]:
         """Return all chunks, and be empty."""
         chunks, self._chunks, self.size = self._chunks, [], 0
         return chunks

@@ -11,22 +11,23 @@ The contracts are Twisted's (twisted.internet.interfaces), with methods that may
 """
 
 import asyncio
-import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
 from maildir_async.commit.waiting import UncancellableFuture
-from maildir_async.errors import AppendError, MaildirError
-from maildir_async.receive.sources import BytesLike, Source, check_chunk, source_of
+from maildir_async.disk.threads import Crew
+from maildir_async.group_commit import default_commit
+from maildir_async.receive.sources import END, BytesLike, Source, is_nothing, source_of
+from maildir_async.receive.user_code import answer_of, failure_of, goes_on
 
-__all__ = ["Consumer", "PullProducer", "PushProducer", "as_producer", "source_error"]
+__all__ = ["Consumer", "PullProducer", "PushProducer", "as_producer", "read_all"]
 
 
 class Consumer(Protocol):
     """What takes the bytes. `maildir_async.AppendTask` is one.
 
-    A consumer may also have ``fail(exc)``, told when a push adapter's source raises, and ``expect_size(size)``,
-    told when the size is known before the first byte.
+    A consumer may also have ``fail(exc)``, told when a push adapter's source raises; ``expect_size(size)``, told when
+    the size is known before the first byte; and ``reader_crew``, the threads that read what blocks.
     """
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
@@ -38,7 +39,7 @@ class Consumer(Protocol):
         ...
 
     def write(self, data: BytesLike) -> None:
-        """Take a chunk. Never waits; may call the producer's ``pause_producing``."""
+        """Take a chunk. Never waits; may call the producer's ``pause_producing``. TypeError if it is not bytes-like."""
         ...
 
 
@@ -80,24 +81,41 @@ def as_producer(message: Any, consumer: Consumer, *, streaming: bool = False) ->
     Raises TypeError for anything else, naming its type.
 
     """
-    source = source_of(message)
+    # Threads that may hang are those of the GroupCommit that the message goes to.
+    crew: Crew | None = getattr(consumer, "reader_crew", None)
+    source = source_of(message, crew if crew is not None else default_commit().readers)
     return PushAdapter(source, consumer) if streaming else PullAdapter(source, consumer)
 
 
-def source_error(exc: BaseException) -> BaseException:
-    """Return what a delivery fails with when its source has raised *exc*, which becomes the cause.
+async def read_all(message: Any, crew: Crew, take: Callable[[Any], Awaitable[object]]) -> None:
+    """Have *take* awaited with each chunk of *message*, whatever that gives for one, one a turn of the loop.
 
-    A TypeError about a chunk, and what this package raises itself, say all there is to say.
+    To be run by `in_own_task`. Raises what *take* does, or what a delivery fails with whose source this is; the source
+    is closed then.
     """
-    if isinstance(exc, (MaildirError, TypeError)):
-        return exc
-    error = AppendError(
-        f"the source raised {type(exc).__name__}: {exc}",
-        stage="receive",
-        errno=exc.errno if isinstance(exc, OSError) else None,
-    )
-    error.__cause__ = exc
-    return error
+    source: Source | None = None
+
+    def begin() -> Source:
+        return source_of(message, crew)
+
+    try:
+        source = await answer_of(begin)
+        chunk: Any = None
+        while not source.last and (chunk := await answer_of(source.read)) is not END:
+            await take(chunk)
+            await asyncio.sleep(0)  # neither need give the loop a turn
+    finally:
+        if source is not None:
+            await _close(source)
+
+
+async def _close(source: Source) -> None:
+    """End what reading *source* began. What its code raises there must not replace what has been before, nor be lost."""
+    try:
+        await answer_of(source.close)
+    except Exception as exc:
+        text = "a source raised as it was closed"
+        asyncio.get_running_loop().call_exception_handler({"message": text, "exception": exc})
 
 
 class PullAdapter:
@@ -109,18 +127,17 @@ class PullAdapter:
 
     def resume_producing(self) -> Awaitable[object] | None:
         """Write the next chunk; an awaitable if that takes a wait."""
-        chunk = self._source.read()
-        if inspect.isawaitable(chunk):
-            return self._resume_later(chunk)
-        _pass_on(self._source, chunk, self._consumer)
+        if self._source.waits:
+            return self._resume_later()
+        _pass_on(self._source, self._source.read(), self._consumer)
         return None
 
     def stop_producing(self) -> Awaitable[object] | None:
         """Close what was opened by iterating: a generator, not a file."""
         return self._source.close()
 
-    async def _resume_later(self, chunk: Awaitable[BytesLike | None]) -> None:
-        _pass_on(self._source, await chunk, self._consumer)
+    async def _resume_later(self) -> None:
+        _pass_on(self._source, await self._source.read(), self._consumer)
 
 
 class PushAdapter:
@@ -132,9 +149,10 @@ class PushAdapter:
         self._consumer = consumer
         self._resumed = asyncio.Event()
         self._resumed.set()
+        self._is_stopped = False
         self._over: asyncio.Future[None] = UncancellableFuture(loop=loop)
         self._task = loop.create_task(self._produce())
-        self._task.add_done_callback(lambda _: self._over.set_result(None))
+        self._task.add_done_callback(self._produced)
 
     def pause_producing(self) -> None:
         """Write nothing more until resumed. A read that is under way goes on; its chunk is kept until then."""
@@ -146,6 +164,7 @@ class PushAdapter:
 
     def stop_producing(self) -> Awaitable[object]:
         """Write nothing more ever; the awaitable is done when nothing reads from the source any more."""
+        self._is_stopped = True
         self._task.cancel()
         return self._over
 
@@ -154,31 +173,44 @@ class PushAdapter:
             ended = False
             await asyncio.sleep(0)  # let whoever made this register it, also where tasks start eagerly
             while not ended:
-                chunk = self._source.read()
-                if inspect.isawaitable(chunk):
-                    chunk = await chunk
+                chunk = await answer_of(self._source.read)
                 await asyncio.sleep(0)  # neither of the others need give the loop a turn
                 await self._resumed.wait()
                 ended = _pass_on(self._source, chunk, self._consumer)
-        except Exception as exc:
-            fail = getattr(self._consumer, "fail", None)
-            if fail is None:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            if not self._is_stopped and not self._told(failure_of(exc)):
                 raise
-            fail(source_error(exc))
+            if goes_on(exc):
+                raise
         finally:
-            if (closing := self._source.close()) is not None:
-                await closing
+            if self._is_stopped and (task := asyncio.current_task()) is not None:
+                task.uncancel()  # heard: what closing waits for is not to be taken for it
+            await _close(self._source)
+
+    def _told(self, exc: BaseException) -> bool:
+        """Have the consumer fail with *exc*; return whether it is one that can be told."""
+        fail = getattr(self._consumer, "fail", None)
+        if fail is not None:
+            fail(exc)
+        return fail is not None
+
+    def _produced(self, task: asyncio.Task[None]) -> None:
+        self._over.set_result(None)
+        if task.cancelled() and not self._is_stopped:
+            self._told(asyncio.CancelledError())  # with all tasks of its loop, perhaps before its first turn
 
 
-def _pass_on(source: Source, chunk: BytesLike | None, consumer: Consumer) -> bool:
+def _pass_on(source: Source, chunk: Any, consumer: Consumer) -> bool:
     """Give *chunk*, or the end, to the consumer; return whether that was the end."""
     if source.size is not None:
         if (expect_size := getattr(consumer, "expect_size", None)) is not None:
             expect_size(source.size)
         source.size = None
-    if chunk is not None and check_chunk(chunk) and len(chunk):
+    if chunk is not END and not is_nothing(chunk):
         consumer.write(chunk)
-    if chunk is None or source.last:
+    if chunk is END or source.last:
         consumer.unregister_producer()
         return True
     return False

@@ -2,22 +2,35 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import inspect
 import io
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from email.message import Message
-from typing import Any, Final, Protocol, TypeGuard
+from typing import Any, ClassVar, Final, Protocol, TypeGuard, TypeVar
 
 import anyio
 from anyio.abc import ByteReceiveStream
 
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.threads import Crew
+from maildir_async.receive.spool import CHUNK_SIZE
 
-__all__ = ["BytesLike", "Source", "check_chunk", "check_message", "source_of"]
+__all__ = ["END", "BytesLike", "Source", "check_chunk", "check_message", "cost_of", "is_nothing", "source_of"]
+
+T = TypeVar("T")
 
 BytesLike = bytes | bytearray | memoryview
 
@@ -27,8 +40,8 @@ READ_SIZE: Final = 128 * 1024
 #: Bytes of a message given as bytes that are passed on at once; nothing is copied.
 SLICE_SIZE: Final = 512 * 1024
 
-#: Reads callers' files, which may block for as long as they like (a pipe, a terminal).
-_readers: Final = Crew(64, "maildir-read")
+#: What a `Source` returns when there is no more.
+END: Final[Any] = object()
 
 
 def check_message(message: object) -> None:
@@ -51,20 +64,55 @@ def check_chunk(chunk: object) -> TypeGuard[BytesLike]:
     raise TypeError(f"a chunk of a message must be bytes, not {type(chunk).__name__}")
 
 
+def is_nothing(chunk: object) -> bool:
+    """Whether *chunk* is bytes-like and empty."""
+    return isinstance(chunk, (bytes, bytearray, memoryview)) and not len(chunk)
+
+
+def cost_of(message: Any) -> int:
+    """Return the bytes that *message* may hold in memory: two chunks, if they come as they are asked for."""
+    if isinstance(message, (bytes, bytearray)):
+        return len(message)
+    if isinstance(message, memoryview):
+        return message.nbytes
+    return _serialised_size(message) if isinstance(message, Message) else 2 * CHUNK_SIZE
+
+
+def _serialised_size(message: "Message[Any, Any]") -> int:
+    """Return about how many bytes *message* is when it is serialised, which takes a thread: without looking at its text.
+
+    Exact for the payload of nearly all mail, which is ASCII; line ends, folding and boundaries come to a few percent.
+    """
+    size = 0
+    with contextlib.suppress(Exception):  # a subclass may make of these questions what it likes: it is an estimate
+        for part in message.walk():
+            size += 100 + sum(len(name) + len(str(value)) + 4 for name, value in part.raw_items())
+            # Not get_payload(), which goes through the whole text to see whether it can be given as it is.
+            payload = getattr(part, "_payload", None)
+            if isinstance(payload, str):
+                size += len(payload) if payload.isascii() else 2 * len(payload)
+    return size or 2 * CHUNK_SIZE
+
+
 class Source(Protocol):
     """A message as a sequence of chunks.
 
     Attributes:
+        waits: whether `read` returns awaitables.
         size: bytes of the whole, where that is known before the first chunk is passed on.
         last: whether the chunk just read is known to be the last.
 
     """
 
+    waits: ClassVar[bool]
     size: int | None
     last: bool
 
-    def read(self) -> BytesLike | None | Awaitable[BytesLike | None]:
-        """Return the next chunk, or an awaitable of it; None at the end. An empty chunk is not the end."""
+    def read(self) -> Any:
+        """Return the next chunk, or an awaitable of it; `END` at the end. An empty chunk is not the end.
+
+        What the caller's code gives for a chunk is not looked at here: whoever takes it does that.
+        """
         ...
 
     def close(self) -> Awaitable[object] | None:
@@ -72,21 +120,26 @@ class Source(Protocol):
         ...
 
 
-def source_of(message: Any) -> Source:
-    """Return *message* as a source; TypeError if it is of no kind that `as_producer` takes."""
+def source_of(message: Any, crew: Crew) -> Source:
+    """Return *message* as a source; TypeError if it is of no kind that `as_producer` takes.
+
+    What blocks is done by threads of *crew*. May raise whatever the ``__iter__`` or ``__aiter__`` of *message* does.
+    """
     check_message(message)
     if isinstance(message, BytesLike):
         return _Bytes(message)
     if isinstance(message, Message):
-        return _Email(message)
+        return _Email(message, crew)
     if callable(getattr(message, "read", None)):
-        return _Reader(message) if inspect.iscoroutinefunction(message.read) else _File(message)
+        return _Reader(message) if inspect.iscoroutinefunction(message.read) else _File(message, crew)
     if isinstance(message, ByteReceiveStream):
         return _Stream(message)
     return _AsyncIterator(message) if isinstance(message, AsyncIterable) else _Iterator(message)
 
 
 class _Base:
+    waits: ClassVar[bool] = True
+
     def __init__(self) -> None:
         self.size: int | None = None
         self.last = False
@@ -96,6 +149,8 @@ class _Base:
 
 
 class _Bytes(_Base):
+    waits = False
+
     def __init__(self, message: BytesLike) -> None:
         super().__init__()
         view = memoryview(message)
@@ -114,26 +169,24 @@ class _Bytes(_Base):
         return chunk
 
 
+def _in_thread(crew: Crew, call: Callable[..., T], *args: object) -> Awaitable[T]:
+    """Have a thread of *crew* call code of the caller, in the context of the running task."""
+    return run_in_thread(asyncio.get_running_loop(), crew, contextvars.copy_context().run, call, *args)
+
+
 class _Email(_Base):
     """An email message, serialised in a worker thread: as it is, without a From line or mangling."""
 
-    def __init__(self, message: "Message[Any, Any]") -> None:
+    def __init__(self, message: "Message[Any, Any]", crew: Crew) -> None:
         super().__init__()
-        self.size: int | None = None
         self._message = message
+        self._crew = crew
         self._bytes: _Bytes | None = None
 
-    def read(self) -> BytesLike | None | Awaitable[BytesLike]:
+    async def read(self) -> BytesLike:
         if self._bytes is None:
-            return self._serialise()
-        chunk = self._bytes.read()
-        self.last = self._bytes.last
-        return chunk
-
-    async def _serialise(self) -> BytesLike:
-        whole = await run_in_thread(asyncio.get_running_loop(), _readers, self._message.as_bytes)
-        self._bytes = _Bytes(whole)
-        self.size = len(whole)
+            self._bytes = _Bytes(await _in_thread(self._crew, self._message.as_bytes))
+            self.size = self._bytes.size
         chunk = self._bytes.read()
         self.last = self._bytes.last
         return chunk
@@ -142,36 +195,43 @@ class _Email(_Base):
 class _File(_Base):
     """A file whose ``read`` blocks, or may: a plain method that returns an awaitable is found out at the first call."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, crew: Crew) -> None:
         super().__init__()
         self._file = file
+        self._crew = crew
         self._begun = False
 
-    async def read(self) -> BytesLike | None:
-        loop = asyncio.get_running_loop()
+    async def read(self) -> Any:
         if not self._begun:
             self._begun = True
-            self.size = await run_in_thread(loop, _readers, _bytes_left, self._file)
-        chunk = await run_in_thread(loop, _readers, self._file.read, READ_SIZE)
+            if _is_plain(self._file):
+                self.size = await _in_thread(self._crew, _bytes_left, self._file)
+        chunk = await _in_thread(self._crew, self._file.read, READ_SIZE)
         if inspect.isawaitable(chunk):
             chunk = await chunk
         return _unless_empty(chunk)
 
 
+def _is_plain(file: object) -> bool:
+    """Whether *file* is one of the system's, as it is: what wraps one may have its ``fileno``, and other bytes."""
+    raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file  # type: ignore[attr-defined] # pyright: ignore
+    return type(raw) is io.FileIO
+
+
 def _bytes_left(file: Any) -> int | None:
     """Return how much of a regular file is to be read, from where it stands; None for all else."""
-    with contextlib.suppress(Exception):  # a hint: whatever a file-like object makes of these questions is all right
+    with contextlib.suppress(OSError, ValueError):  # a hint: what is wrong with the file is told by its read
         status = os.fstat(file.fileno())
         if stat.S_ISREG(status.st_mode):
             return max(0, status.st_size - int(file.tell()))
     return None
 
 
-def _unless_empty(chunk: BytesLike | None) -> BytesLike | None:
+def _unless_empty(chunk: Any) -> Any:
     """Return what ``read`` has returned, as a `Source` does."""
     if chunk is None:
         raise BlockingIOError(errno.EAGAIN, "the file is non-blocking and has nothing to read")
-    return chunk if not check_chunk(chunk) or len(chunk) else None
+    return END if is_nothing(chunk) else chunk
 
 
 class _Reader(_Base):
@@ -181,7 +241,7 @@ class _Reader(_Base):
         super().__init__()
         self._reader = reader
 
-    async def read(self) -> BytesLike | None:
+    async def read(self) -> Any:
         return _unless_empty(await self._reader.read(READ_SIZE))
 
 
@@ -192,19 +252,11 @@ class _Stream(_Base):
         super().__init__()
         self._stream = stream
 
-    async def read(self) -> BytesLike | None:
+    async def read(self) -> Any:
         try:
             return await self._stream.receive(READ_SIZE)
         except anyio.EndOfStream:
-            return None
-
-
-_END: Final[Any] = object()
-
-
-def _unless_end(chunk: Any) -> BytesLike | None:
-    """Return what iteration has yielded, as a `Source` does: None is the end there, and a mistake here."""
-    return chunk if chunk is not _END and check_chunk(chunk) else None
+            return END
 
 
 class _AsyncIterator(_Base):
@@ -212,20 +264,26 @@ class _AsyncIterator(_Base):
         super().__init__()
         self._iterator: AsyncIterator[BytesLike] = aiter(iterable)
 
-    async def read(self) -> BytesLike | None:
-        return _unless_end(await anext(self._iterator, _END))
+    async def read(self) -> Any:
+        # Not anext(iterator, default): CPython 3.11 dies of that if __anext__ raises when it is called.
+        try:
+            return await self._iterator.__anext__()
+        except StopAsyncIteration:
+            return END
 
     def close(self) -> Awaitable[object] | None:
         return self._iterator.aclose() if isinstance(self._iterator, AsyncGenerator) else None
 
 
 class _Iterator(_Base):
+    waits = False
+
     def __init__(self, iterable: Iterable[BytesLike]) -> None:
         super().__init__()
         self._iterator: Iterator[BytesLike] = iter(iterable)
 
-    def read(self) -> BytesLike | None:
-        return _unless_end(next(self._iterator, _END))
+    def read(self) -> Any:
+        return next(self._iterator, END)
 
     def close(self) -> None:
         if isinstance(self._iterator, Generator):

@@ -7,19 +7,20 @@ touches the disk here: it goes to group commit as it is. On the loop's thread on
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 from weakref import finalize
 
 from maildir_async.commit.entry import Entry
-from maildir_async.commit.waiting import open_handle, run_in_thread
-from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.commit.waiting import run_in_thread
+from maildir_async.disk.streamfile import StreamFile
 from maildir_async.group_commit import GroupCommit
-from maildir_async.receive.buffer import Buffer
+from maildir_async.receive.buffer import Buffer, Chunk
+from maildir_async.receive.handle import open_handle
 
-__all__ = ["CHUNK_SIZE", "Spool"]
+__all__ = ["CHUNK_SIZE", "Spool", "Writer"]
 
-Chunks = list[bytes | bytearray | memoryview]
+Chunks = list[Chunk]
 
 #: Bytes gathered before they are written. A stream holds two such chunks: one being written, one being received.
 CHUNK_SIZE: Final = 512 * 1024
@@ -31,34 +32,38 @@ LARGE_FROM: Final = 8 * 2**20
 FEW_STREAMS: Final = 4
 
 
+class Writer(Protocol):
+    """What has its message written: `maildir_async.receive.reception.Reception`."""
+
+    def written(self) -> None:
+        """Go on: a chunk has been written, and there is room for another."""
+        ...
+
+    def write_failed(self, exc: BaseException) -> None:
+        """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
+        ...
+
+    def quiet(self) -> None:
+        """Look again what there is to do: a task or thread has ended that was at work on the file."""
+        ...
+
+
 class Spool:
     """Gathers and writes one message.
 
     Args:
+        writer: what it is written for.
         loop: the delivery's.
-        tmpfile: where it is written.
+        file: where it is written.
         commit: whose threads write.
-        written: told whenever a chunk has been, and there is room for another.
-        failed: told what went wrong, or that the writing task was cancelled.
-        quiet: told whenever a task or thread of this has ended.
 
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        tmpfile: TmpFile,
-        commit: GroupCommit,
-        written: Callable[[], object],
-        failed: Callable[[BaseException], object],
-        quiet: Callable[[], object],
-    ) -> None:
+    def __init__(self, writer: Writer, loop: asyncio.AbstractEventLoop, file: StreamFile, commit: GroupCommit) -> None:
+        self._writer = writer
         self._loop = loop
-        self._tmpfile = tmpfile
+        self._file = file
         self._commit = commit
-        self._written = written
-        self._failed = failed
-        self._quiet = quiet
         self._buffer = Buffer()
         self._next: deque[Chunks] = deque()  # one whole chunk at most: what the thread writes after the one in hand
         self._next_size = 0
@@ -80,7 +85,7 @@ class Spool:
 
     @property
     def _chunk_size(self) -> int:
-        is_large = self._tmpfile.content.size >= LARGE_FROM and self._commit.streams <= FEW_STREAMS
+        is_large = self._file.content.size >= LARGE_FROM and len(self._commit.streams) <= FEW_STREAMS
         return LARGE_CHUNK_SIZE if is_large else CHUNK_SIZE
 
     @property
@@ -108,7 +113,7 @@ class Spool:
         return self._buffer.take()
 
     def submit(self, entry: Entry) -> None:
-        """The message is whole with what *entry* holds."""
+        """Have the message committed, which is whole with what *entry* holds."""
         self._commit.submit(entry)
 
     def discard(self) -> None:
@@ -119,11 +124,11 @@ class Spool:
         if self._abandoned is not None:
             # Handed to a thread before anything else, so that it is done even if this loop never runs again.
             try:
-                self._discarding = run_in_thread(self._loop, self._commit.stream_crew, self._tmpfile.discard)
+                self._discarding = run_in_thread(self._loop, self._commit.streams.crew, self._file.discard)
             except RuntimeError:  # there is no thread, so none is at work on it, and the system gives no other
-                self._tmpfile.discard()
+                self._file.discard()
             else:
-                self._discarding.add_done_callback(lambda _: self._quiet())
+                self._discarding.add_done_callback(lambda _: self._writer.quiet())
 
     @property
     def leftover(self) -> str | None:
@@ -131,26 +136,24 @@ class Spool:
         return self._discarding.result() if self._discarding is not None else None
 
     def forget(self) -> None:
-        """The delivery is over: whatever has become of the file, it is no concern of this any more."""
+        """Let go of the file, whatever has become of it: the delivery is over."""
         if self._abandoned is not None:
             self._abandoned.detach()
-            self._commit.stream_over(self._tmpfile)
-        self._written = self._quiet = int
-        self._failed = id
+            self._commit.streams.over(self._file)
 
     async def _write(self, chunks: Chunks) -> None:
         try:
             if self._handle is None and not self._discarded:
                 # From now on there may be a file, which must outlive neither this nor the loop.
-                self._abandoned = finalize(self, _discard_later, self._commit, self._tmpfile)
+                self._abandoned = finalize(self, _discard_later, self._commit, self._file)
                 self._abandoned.atexit = False  # GroupCommit sees to that
-                self._commit.stream_opened(self._tmpfile, self._loop)
-                self._handle = await open_handle(self._tmpfile, self._commit.stream_crew)
+                self._commit.stream_opened(self._file, self._loop)
+                self._handle = await open_handle(self._file, self._commit.streams.crew)
             if not self._discarded:
                 handle: Any = self._handle
                 await handle.writelines(self._and_next(chunks))
         except (Exception, asyncio.CancelledError) as exc:  # the loop cancels all tasks before it ends
-            self._failed(exc)
+            self._writer.write_failed(exc)
 
     def _and_next(self, chunks: Chunks) -> Iterator[Chunks]:
         """Yield a chunk, and the next while there is one. In the thread: it does not wait for the loop between."""
@@ -165,7 +168,7 @@ class Spool:
     def _took_next(self) -> None:
         if not self._discarded:
             self.write_out()
-            self._written()
+            self._writer.written()
 
     def _wrote(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
@@ -173,13 +176,15 @@ class Spool:
         # message must be.
         failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if failure is not None:
-            self._failed(failure)
-        self._took_next()
-        self._quiet()
+            self._writer.write_failed(failure)
+        try:
+            self._took_next()
+        finally:  # a KeyboardInterrupt in an on_progress
+            self._writer.quiet()
 
 
-def _discard_later(commit: GroupCommit, tmpfile: TmpFile) -> None:
-    commit.stream_over(tmpfile)
+def _discard_later(commit: GroupCommit, file: StreamFile) -> None:
+    commit.streams.over(file)
     # No thread to be had: the end of the interpreter, which discards all there is.
     with contextlib.suppress(RuntimeError):
-        commit.stream_crew.run(tmpfile.discard)
+        commit.streams.crew.run(file.discard)

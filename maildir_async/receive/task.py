@@ -1,8 +1,9 @@
-"""The append task: carries one message from its producer through ``tmp/`` into group commit, and tells the outcome.
+"""The append task: carries one message from whoever gives it into group commit, and tells the outcome.
 
-Everything here runs on the loop's thread and blocks nowhere. The life of a task is
-`maildir_async.format.states`. What is under way beside it is told by its `Feed` (code of the producer), its `Spool` (writes to ``tmp/``) and `_entry` (the
-message in group commit); `_verdict` says why it is being aborted, if it is.
+Everything here runs on the loop's thread and blocks nowhere. The life of a task is `maildir_async.format.states`. While
+its message comes, a `Reception` receives it; when it is whole, `_entry` is the message in group commit; how it ends is
+the `Ending`. `_verdict` says why it is given up, if it is: from then on all that is waited for is that nothing acts for
+it any more.
 """
 
 import asyncio
@@ -10,28 +11,19 @@ import errno
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
-
-import anyio
+from typing import Any, BinaryIO, Protocol, Self
 
 from maildir_async.commit.admission import Place
-from maildir_async.commit.entry import Entry
+from maildir_async.commit.entry import Chunks, Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.waiting import UncancellableFuture
-from maildir_async.disk.directories import Directories
-from maildir_async.disk.tmpfile import TmpFile
-from maildir_async.errors import (
-    AppendError,
-    BusyError,
-    MaildirError,
-    MessageTooLargeError,
-    UncertainAppendError,
-    append_error,
-)
+from maildir_async.disk.streamfile import StreamFile
+from maildir_async.disk.threads import Crew
+from maildir_async.errors import AppendError, BusyError, UncertainAppendError, busy_error, closed_error
 from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Delivered, Durability
-from maildir_async.format.names import UniqueNames, check_flags
+from maildir_async.format.names import check_flags
 from maildir_async.format.options import (
     DEADLINE,
     check_callback,
@@ -42,53 +34,26 @@ from maildir_async.format.options import (
 )
 from maildir_async.format.states import Event, State, next_state
 from maildir_async.group_commit import GroupCommit
-from maildir_async.helper.spool import HelperSpool
-from maildir_async.receive.buffer import frozen
-from maildir_async.receive.feed import Feed
-from maildir_async.receive.producers import as_producer, source_error
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message
-from maildir_async.receive.spool import CHUNK_SIZE, Spool
+from maildir_async.receive.ending import Ending
+from maildir_async.receive.producers import as_producer
+from maildir_async.receive.reception import Reception
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
+from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.user_code import CallersContext, failure_of, goes_on
 
-__all__ = ["AppendTask", "Mailbox", "busy_error", "cost_of"]
-
-#: Bytes buffered past which a producer that ignores its pause is given up.
-HARD_LIMIT: Final = 16 * 2**20
+__all__ = ["AppendTask", "Maildir", "cost_of"]
 
 
-def cost_of(message: Any) -> int:
-    """Return the bytes that *message* may hold in memory: two chunks, if they come as they are asked for."""
-    return len(message) if isinstance(message, (bytes, bytearray)) else 2 * CHUNK_SIZE
-
-
-def busy_error() -> BusyError:
-    """Return what a delivery fails with that has no place among the pending ones."""
-    return BusyError("too many deliveries are pending", errno=errno.EAGAIN, stage="queue")
-
-
-class Mailbox(Protocol):
+class Maildir(Protocol):
     """What an append needs of its `maildir_async.Maildir`."""
 
-    directories: Directories
-    names: UniqueNames
-    file_mode: int
+    mailbox: Mailbox
     durability: Durability
     size_limit: int | None
 
     @property
     def commit(self) -> GroupCommit:
         """Where its deliveries share syncs."""
-        ...
-
-    def begun(self, task: "AppendTask") -> None:
-        """Learn of a task that starts; raise MaildirError if none may."""
-        ...
-
-    def ended(self, task: "AppendTask") -> None:
-        """Learn of a task that is settled."""
-        ...
-
-    def record(self, entry: Entry) -> None:
-        """Learn of an outcome, in a worker thread, in the order of publication."""
         ...
 
 
@@ -113,34 +78,29 @@ class AppendTask:
     __slots__ = (
         "__weakref__",
         "_commit",
+        "_context",
         "_deadline",
+        "_ending",
         "_entry",
-        "_feed",
-        "_future",
-        "_link_settled",
+        "_file",
         "_linked",
         "_loop",
         "_maildir",
         "_message",
         "_on_progress",
-        "_over",
         "_place",
-        "_received",
-        "_result",
+        "_plan",
+        "_reception",
         "_size_limit",
-        "_spool",
         "_state",
         "_timer",
-        "_tmpfile",
-        "_told",
         "_verdict",
-        "_waiters",
         "links",
     )
 
     def __init__(
         self,
-        maildir: Mailbox,
+        maildir: Maildir,
         message: Any = None,
         *,
         flags: str = "",
@@ -159,34 +119,29 @@ class AppendTask:
         self._size_limit = maildir.size_limit if size_limit is None else check_size_limit(size_limit)
         self._on_progress = check_callback("on_progress", on_progress)
         self._deadline = check_deadline(deadline)
-        self._tmpfile = TmpFile(
-            maildir.directories,
-            maildir.names,
-            Content(prefix=check_prefix(prefix), newline=check_newline(newline)),
-            mode=maildir.file_mode,
-            flags=check_flags(flags),
-            mtime_ns=nanoseconds(received_at),
-            durability=check_durability(maildir.durability if durability is None else durability),
+        self._plan = Plan(
+            check_durability(maildir.durability if durability is None else durability),
+            check_flags(flags),
+            nanoseconds(received_at),
+            check_prefix(prefix),
+            check_newline(newline),
         )
+        self._file: StreamFile | None = None  # once a message begins to come that is not whole at once
         self._state = State.IDLE
         self._verdict: BaseException | None = None
-        self._told = False  # send() has raised the verdict: the future need not be asked for it
-        self._received = 0
+        self._reception: Reception | None = None  # while a message comes that is not whole at once
         self._entry: Entry | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._waiters: list[asyncio.Future[None]] = []  # send() that waits for room, and all that await the outcome
-        self._feed: Feed | None = None  # these two are made when a message begins to come that is not whole at once
-        self._spool: Spool | HelperSpool | None = None
-        self._future: _DeliveryFuture | None = None
-        self._over: UncancellableFuture[None] | None = None
+        self._ending: Ending | None = None  # from the start on
         self._place: Place | None = None
-        self._result: Delivered | BaseException | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._linked: Sequence[Mailbox] = ()
-        self.links: Sequence[Entry] = ()  # made for those when the message is whole; they outlive the task
-        self._link_settled: Callable[[Entry], object] = id
-        # Made by start():
+        self.links: Sequence[Entry] = ()  # made when the message is whole; they outlive the task
+        # Made by the start:
         self._loop: asyncio.AbstractEventLoop
         self._commit: GroupCommit
+        self._context: CallersContext
+
+    # What it is.
 
     @property
     def state(self) -> State:
@@ -199,46 +154,86 @@ class AppendTask:
 
         It is set truthfully even where whoever awaited the task was cancelled. To cancel it is to cancel the task.
         """
-        if self._future is None:
-            if not hasattr(self, "_loop"):
-                raise RuntimeError("the append has not been started")
-            self._future = _DeliveryFuture(self, self._loop)
-            if self._result is not None:
-                self._future.settle(self._result)
-        return self._future
+        if self._ending is None:
+            raise RuntimeError("the append has not been started")
+        return self._ending
 
     @property
     def tmp_path(self) -> str | None:
         """Its file in ``tmp/``, once there has been one: a short message gets one only in group commit."""
-        return self._tmpfile.path or None
+        if self._file is not None and self._file.path:
+            return self._file.path
+        name = "" if self._entry is None else self._entry.tmp_name
+        return f"{self._maildir.mailbox.directories.tmp}/{name}" if name else None
 
     @property
     def bytes_written(self) -> int:
         """Bytes written to its file so far, prefix included."""
-        return self._tmpfile.content.size
+        if self._entry is not None and self._entry.size:
+            return self._entry.size
+        return 0 if self._file is None else self._file.content.size
+
+    @property
+    def copy(self) -> BinaryIO | None:
+        """The message's file, for links that could not be: whoever copies them closes it."""
+        return self._entry.copy if self._entry is not None else None
 
     @property
     def is_orphan(self) -> bool:
         """Whether its loop has been closed: it will not be settled, whatever becomes of its message."""
         return self._loop.is_closed()
 
+    @property
+    def is_admitted(self) -> bool:
+        """Whether it has a place among the pending deliveries: it reads and writes nothing before."""
+        return self._place is not None and self._place.granted
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is decided that it fails, or is cancelled; its end may be still to come."""
+        return self._verdict is not None
+
+    @property
+    def reader_crew(self) -> Crew:
+        """The threads that read for it what blocks (see `as_producer`)."""
+        return self._maildir.commit.readers
+
     def __repr__(self) -> str:
-        return f"<AppendTask {self._state.name} {self._received} bytes to {self._maildir.directories.path}>"
+        size = self.bytes_written if self._reception is None else self._reception.received
+        return f"<AppendTask {self._state.name} {size} bytes to {self._maildir.mailbox.directories.path}>"
+
+    # Its beginning.
 
     def start(self) -> "asyncio.Future[Delivered]":
         """Begin on the running loop, and return `future`. RuntimeError if it was started before: it adds one message.
 
-        What goes wrong from here on is told through the future.
+        MaildirError if the maildir has been closed, which is the outcome then. All else that goes wrong from here on is
+        told through the future.
         """
         self.begin()
         return self.future
 
     def begin(self) -> None:
-        """As `start`, without making a `future` of it: for those who await the task itself."""
+        """As `start`, for those who await the task itself."""
         loop = asyncio.get_running_loop()
         state, self._loop = next_state(self._state, Event.START), loop
-        self._maildir.begun(self)
-        self._state = state
+        self._ending = Ending(self, loop)
+        try:
+            mailbox = self._maildir.mailbox
+            if not mailbox.begin_task(self):
+                raise closed_error(mailbox.directories.path)
+            self._state = state
+            self._begin(loop)
+        except BaseException as exc:
+            self._ending.tell()
+            if self._state is State.IDLE:  # refused
+                self._state, self._verdict = next_state(self._state, Event.FAIL), exc
+                self._release_place()
+                self._ending.settle(exc)
+            raise
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = CallersContext()
         self._commit = self._maildir.commit
         message = self._message
         cost = cost_of(message)
@@ -246,24 +241,68 @@ class AppendTask:
             self._place = self._commit.request_place(cost, loop, self._admitted)
         if self._place is None:
             self._abort(busy_error())
-        elif self._place.granted and type(message) is bytes and cost <= CHUNK_SIZE:
+            return
+        if type(message) is bytes and self._place.granted and cost <= CHUNK_SIZE:
             self._take_whole(message)
-        else:
-            # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
-            self._timer = self._loop.call_later(self._deadline.total_seconds(), self._expired)
-            if self._place.granted:
-                self._admitted()
+            return
+        # The timer also keeps the task while nobody else does: a loop forgets its timers when it is closed.
+        self._timer = loop.call_later(self._deadline.total_seconds(), self._expired)
+        if self._place.granted:
+            self._admitted()
 
     def _take_whole(self, message: bytes) -> None:
-        """Nearly all messages: short, in memory and whole. There is nothing to wait for, nor to be asked."""
+        """Commit a message that is short, in memory and whole: there is nothing to wait for, nor to be asked."""
         self._message = None
-        if not self._is_too_large(len(message)):
-            self._received = len(message)
+        if self._size_limit is None or not self._receiving().is_too_large(len(message)):
             self._state = next_state(self._state, Event.END)
-            self._submit((message,))
+            self._submit(message)
+
+    def _admitted(self) -> None:
+        """Begin to read, and to write: there is a place among the pending deliveries."""
+        if self._verdict is not None:
+            return
+        message, self._message = self._message, None
+        reception = self._receiving()
+        if message is None:
+            reception.admitted()
+            self._commit_if_written()
+            return
+        try:
+            producer = self._context.run(as_producer, message, self)
+        except BaseException as exc:  # by its __iter__ or __aiter__
+            self._abort(failure_of(exc))
+            if goes_on(exc):
+                raise
+        else:
+            reception.feed.register(producer, streaming=False)
+
+    def _expired(self) -> None:
+        text = f"the message was not whole after {self._deadline}"
+        self._abort(AppendError(text, errno=errno.ETIMEDOUT, stage="receive"))
+
+    def take_place(self, place: Place) -> None:
+        """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
+        self._place = place
+
+    def link_into(self, mailboxes: Sequence[Mailbox]) -> None:
+        """Have the message published in *mailboxes* too, as hard links to its file. To be called before the start.
+
+        The outcome of each of `links` is its own; there are none unless the message has become whole.
+        """
+        self._linked = mailboxes
+
+    # Awaiting it.
 
     def __await__(self) -> Generator[Any, None, Delivered]:
         return self._until_settled().__await__()
+
+    async def _until_settled(self) -> Delivered:
+        if self._state is State.IDLE:
+            self.begin()
+        if self._ending is None:  # given up before its start
+            assert self._verdict is not None
+            raise self._verdict
+        return await self._ending.outcome()
 
     async def __aenter__(self) -> Self:
         if self._state is State.IDLE:
@@ -276,20 +315,16 @@ class AppendTask:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if exc is None:
-            if self._state is State.RECEIVING and self._verdict is None and self._reception[0].producer is None:
+            if self._state is State.RECEIVING and self._verdict is None and self._receiving().feed.producer is None:
                 self.unregister_producer()
             await self
-        else:
-            self.cancel()
-            await self._until_over()
+            return
+        self.cancel()
+        if self._ending is not None:
+            await self._ending.settled()
+            self._ending.tell()
 
-    def cancel(self) -> bool:
-        """Abort the delivery, if that can still be done; return whether it is. What it has written is removed."""
-        return self._abort(asyncio.CancelledError())
-
-    def fail(self, exc: BaseException) -> bool:
-        """Abort the delivery with *exc* (Twisted's ``fail``), if that can still be done; return whether it is."""
-        return self._abort(exc)
+    # Being given a message: the consumer.
 
     async def send(self, data: BytesLike) -> None:
         """Take a chunk, and wait while the disk is behind.
@@ -298,8 +333,8 @@ class AppendTask:
         """
         self._check_receiving()
         self.write(data)
-        while not self._has_room():
-            await self._change()
+        while (reception := self._reception) is not None and not reception.has_room:
+            await reception.change()
         self._check_receiving()
 
     async def until_file(self) -> None:
@@ -307,8 +342,8 @@ class AppendTask:
 
         Raises what the delivery has failed with.
         """
-        while self.tmp_path is None and self._verdict is None:
-            await self._change()
+        while self.tmp_path is None and self._verdict is None and self._reception is not None:
+            await self._reception.change()
         self._check_receiving()
 
     def write(self, data: BytesLike) -> None:
@@ -324,22 +359,12 @@ class AppendTask:
             raise
         self._start_if_idle()
         self._check_unread()
-        if self._state is not State.RECEIVING or self._verdict is not None:
-            return
-        chunk = frozen(data)
-        if self._is_too_large(self._received + len(chunk)):
-            return
-        feed, spool = self._reception
-        if spool.size >= HARD_LIMIT:
-            text = f"{spool.size} bytes are waiting for the disk, and more come without a pause"
-            self._abort(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
-            return
-        self._state = next_state(self._state, Event.DATA)
-        self._received += len(chunk)
-        spool.add(chunk)
-        if self._is_admitted:
-            spool.write_out()
-        feed.brake()
+        if self._state is State.RECEIVING and self._verdict is None and self._receiving().take(data):
+            self._state = next_state(self._state, Event.DATA)
+
+    def expect_size(self, size: int) -> None:
+        """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
+        self._receiving().is_too_large(size)
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
         """Take the message from *producer*: one that pushes, if *streaming*; or else one that is asked for its first
@@ -350,9 +375,9 @@ class AppendTask:
         self._start_if_idle()
         self._check_unread()
         if self._verdict is not None:
-            self._reception[0].stop_other(producer)
+            self._receiving().feed.stop_other(producer)
         elif self._state is State.RECEIVING:
-            self._reception[0].register(producer, streaming)
+            self._receiving().feed.register(producer, streaming)
         else:
             raise RuntimeError(f"an append that is {self._state.value} takes no producer")
 
@@ -360,201 +385,132 @@ class AppendTask:
         """End the message. Ignored after an abort; RuntimeError if it has ended before."""
         self._start_if_idle()
         self._check_unread()
-        if self._feed is not None:
-            self._feed.unregister()
+        if self._reception is not None:
+            self._reception.feed.unregister()
         if self._verdict is None:
             self._state = next_state(self._state, Event.END)
             if self._timer is not None:
                 self._timer.cancel()
             self._commit_if_written()
 
-    def take_place(self, place: Place) -> None:
-        """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
-        self._place = place
-
-    def link_into(self, mailboxes: Sequence[Mailbox], settled: Callable[[Entry], object]) -> None:
-        """Have the message published in *mailboxes* too, as hard links to its file. To be called before the start.
-
-        *settled* is called on the loop with each of `links`, whose outcome is its own; with none unless group commit
-        has begun with the message, by which they are all `taken`.
-        """
-        self._linked, self._link_settled = mailboxes, settled
-        self._tmpfile.links = True
-
-    def expect_size(self, size: int) -> None:
-        """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
-        self._is_too_large(size)
-
-    # Receiving.
-
-    @property
-    def _reception(self) -> tuple[Feed, Spool | HelperSpool]:
-        """What a message needs that is not whole at once."""
-        if self._feed is None:
-            self._feed = Feed(
-                self._loop,
-                has_room=self._has_room,
-                received=lambda: self._received,
-                failed=lambda exc: self._abort(exc if isinstance(exc, asyncio.CancelledError) else source_error(exc)),
-                quiet=self._quiet,
-            )
-        if self._spool is None:
-            commit, tmpfile = self._commit, self._tmpfile
-            told = (self._written, self._write_failed, self._quiet)
-            if commit.channel(self._loop, tmpfile) is None:
-                self._spool = Spool(self._loop, tmpfile, commit, *told)
-            else:
-                channel = partial(commit.channel, self._loop, tmpfile)
-                self._spool = HelperSpool(channel, tmpfile, commit.submit, *told)
-        return self._feed, self._spool
+    def _receiving(self) -> Reception:
+        """Return what receives the message; for a task that has ended, something for a producer that comes too late."""
+        if self._reception is not None:
+            return self._reception
+        mailbox, plan = self._maildir.mailbox, self._plan
+        file = StreamFile(
+            mailbox.directories,
+            mailbox.names,
+            Content(prefix=plan.prefix, newline=plan.newline),
+            mode=mailbox.mode,
+            is_synced=plan.durability is not Durability.NONE,
+        )
+        commit, context = self._commit, self._context
+        reception = Reception(self, self._loop, mailbox, plan, file, commit, context, self._size_limit)
+        if self._ending is not None and not self._ending.done():
+            self._reception, self._file = reception, file
+        return reception
 
     def _start_if_idle(self) -> None:
         if self._state is State.IDLE:
-            self.start()
+            self.begin()
 
     def _check_unread(self) -> None:
         if self._message is not None:
             raise RuntimeError("this append has a message, which it reads itself")
-
-    def _admitted(self) -> None:
-        """There is a place among the pending deliveries: reading may begin, and writing."""
-        if self._verdict is not None:
-            return
-        message, self._message = self._message, None
-        if message is not None:
-            try:
-                producer = as_producer(message, self)
-            except Exception as exc:  # by its __iter__ or __aiter__
-                self._abort(source_error(exc))
-            else:
-                self._reception[0].register(producer, streaming=False)
-            return
-        self._reception[1].write_out()
-        self._made_room()
-        self._commit_if_written()
-
-    @property
-    def _is_admitted(self) -> bool:
-        return self._place is not None and self._place.granted
-
-    def _has_room(self) -> bool:
-        """Whether more may come. After an abort it may, so that nobody waits any longer."""
-        if self._verdict is not None:
-            return True
-        return self._is_admitted and self._reception[1].has_room
-
-    def _made_room(self) -> None:
-        self._changed()
-        self._reception[0].prompt()
-
-    def _changed(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _change(self) -> None:
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    def _is_too_large(self, size: int) -> bool:
-        if self._size_limit is None or size <= self._size_limit:
-            return False
-        text = f"the message has more than {self._size_limit} bytes"
-        self._abort(MessageTooLargeError(text, errno=errno.EFBIG, stage="receive"))
-        return True
 
     def _check_receiving(self) -> None:
         self._start_if_idle()
         if isinstance(self._verdict, asyncio.CancelledError):
             raise AppendError("the append was cancelled", errno=errno.ECANCELED, stage="receive")
         if self._verdict is not None:
-            self._told = True
+            if self._ending is not None:
+                self._ending.tell()
             raise self._verdict
         if self._state is not State.RECEIVING:
             raise RuntimeError(f"an append that is {self._state.value} takes no more bytes")
 
-    def _expired(self) -> None:
-        text = f"the message was not whole after {self._deadline}"
-        self._abort(AppendError(text, errno=errno.ETIMEDOUT, stage="receive"))
+    def tell_progress(self) -> None:
+        """Call *on_progress*. A display must cost nobody his mail, whatever it raises."""
+        if self._on_progress is None:
+            return
+        try:
+            self._context.run(self._on_progress, self.bytes_written)
+        except BaseException as exc:
+            if goes_on(exc):
+                raise
+            self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
 
-    # Writing to tmp/, and committing.
+    # Committing it.
 
-    def _written(self) -> None:
-        self._tell_progress()
-        self._made_room()
-
-    def _write_failed(self, exc: BaseException) -> None:
-        if not isinstance(exc, (asyncio.CancelledError, MaildirError)):
-            exc = append_error(exc, path=self._maildir.directories.path, stage=self._tmpfile.stage)
-        self._abort(exc)
-
-    def _quiet(self) -> None:
-        """Something that acted for this has ended."""
+    def go_on(self) -> None:
+        """Commit if the message is whole, or end if it is given up, once nothing acts for it any more."""
         if self._verdict is None:
             self._commit_if_written()
         else:
             self._end_if_quiet()
 
     def _commit_if_written(self) -> None:
-        if self._state is not State.COMMITTING or self._entry is not None or self._place is None:
-            return
-        spool = self._reception[1]
-        if self._place.granted and not spool.busy:
-            self._submit(spool.take_rest())
+        if self._state is State.COMMITTING and self._entry is None and self.is_admitted:
+            chunks = self._receiving().take_rest()
+            if chunks is not None:
+                self._submit(chunks)
 
-    def _submit(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
-        assert self._place is not None
+    def _submit(self, chunks: Chunks) -> None:
+        """Hand the message over to group commit: *chunks* are what its file does not have yet."""
+        mailbox, file = self._maildir.mailbox, self._file
+        self._entry = entry = self._entry_for(mailbox)
+        entry.chunks = chunks
+        entry.place = self._place
+        entry.file = file if file is not None and file.name else None
         if self._linked:
-            self.links = [self._link(mailbox) for mailbox in self._linked]
-        self._entry = Entry(
-            self._tmpfile,
-            chunks,
-            loop=self._loop,
-            place=self._place,
-            settle=self._settled,
-            record=self._maildir.record,
-            links=self.links,
-        )
-        (self._spool or self._commit).submit(self._entry)
+            self.links = entry.links = [self._entry_for(linked) for linked in self._linked]
+            for link in self.links:
+                link.source = entry
+        entry.future.add_done_callback(self._settled)
+        mailbox.end_task(self, failed=False)
+        (self._commit if self._reception is None else self._reception.spool).submit(entry)
 
-    def _link(self, mailbox: Mailbox) -> Entry:
-        file = self._tmpfile
-        link = TmpFile(
-            mailbox.directories,
-            mailbox.names,
-            file.content,
-            mode=file.mode,
-            flags=file.flags,
-            mtime_ns=file.mtime_ns,
-            durability=file.durability,
-            source=file,
-        )
-        return Entry(link, (), loop=self._loop, place=None, settle=self._link_settled, record=mailbox.record)
+    def _entry_for(self, mailbox: Mailbox) -> Entry:
+        entry = Entry(mailbox, self._plan, b"", self._loop, UncancellableFuture(loop=self._loop))
+        entry.generation = self._commit.admission.generation
+        mailbox.enter()
+        return entry
 
-    def _settled(self, entry: Entry) -> None:
-        """Group commit has done with it."""
+    def _settled(self, _: object) -> None:
+        """Take the outcome of the entry, with which group commit has done."""
+        entry = self._entry
+        if entry is None or self._verdict is not None:  # it has been withdrawn
+            return
         error = entry.error
         if error is None:
+            assert entry.delivered is not None
+            # In a turn of its own, so that what it raises is nobody else's; before that of whoever awaits the outcome.
+            self._loop.call_soon(self.tell_progress)
             self._end(Event.COMMIT, entry.delivered)
-            self._tell_progress()  # whoever awaits the outcome has not had a turn yet
         elif isinstance(error, UncertainAppendError):
             self._end(Event.SYNC_FAIL, error)
         else:
             self._verdict = error
             self._end(Event.FAIL, error)
 
-    def _tell_progress(self) -> None:
-        if self._on_progress is None:
-            return
-        try:
-            self._on_progress(self._tmpfile.content.size)
-        except Exception as exc:
-            # A display must cost nobody his mail.
-            self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
+    # Giving it up, and its end.
 
-    # Ending.
+    def cancel(self) -> bool:
+        """Abort the delivery, if that can still be done; return whether it is. What it has written is removed."""
+        return self._abort(asyncio.CancelledError())
+
+    def fail(self, exc: BaseException) -> bool:
+        """Abort the delivery with *exc* (Twisted's ``fail``), if that can still be done; return whether it is.
+
+        What no future takes, and what a loop takes for its own, becomes the cause of an AppendError.
+        """
+        if not isinstance(exc, BaseException):
+            raise TypeError(f"an append fails with an exception, not {type(exc).__name__}")
+        is_fit = isinstance(exc, (Exception, asyncio.CancelledError))
+        return self._abort(
+            exc if is_fit and not isinstance(exc, StopIteration | StopAsyncIteration) else failure_of(exc)
+        )
 
     def _abort(self, verdict: BaseException) -> bool:
         """Have the delivery end with *verdict*, unless that is decided already or group commit has begun with it."""
@@ -564,110 +520,45 @@ class AppendTask:
             return False
         self._verdict = verdict
         self._message = None
+        self._release_place()
         if self._state is State.IDLE:
             self._state = next_state(self._state, Event.CANCEL)
-            self._result = verdict
             return True
-        # What does not need the loop comes first: it may be closed, and a coroutine on it being thrown away.
+        try:
+            if self._reception is not None:
+                self._reception.give_up()
+        finally:  # a KeyboardInterrupt in a stop_producing
+            with suppress(RuntimeError):  # a closed loop, on which a coroutine is being thrown away
+                self._end_if_quiet()
+        return True
+
+    def _release_place(self) -> None:
         if self._place is not None:
             self._place.release()
-        ends = (self._spool.discard, self._feed.stop) if self._spool and self._feed else ()
-        for step in (*ends, self._changed, self._end_if_quiet):
-            with suppress(RuntimeError):
-                step()
-        return True
 
     def _end_if_quiet(self) -> None:
         """End an aborted delivery once nothing acts for it any more."""
-        if self._verdict is None or self._result is not None:
+        if self._verdict is None or self._ending is None or self._ending.done():
             return
-        if self._feed and self._spool:
-            if self._feed.busy or self._spool.busy:
+        if self._reception is not None:
+            if self._reception.busy:
                 return
-            if self._spool.leftover is not None:
-                self._verdict.add_note(self._spool.leftover)
+            if self._reception.spool.leftover is not None:
+                self._verdict.add_note(self._reception.spool.leftover)
         if not isinstance(self._verdict, asyncio.CancelledError):
             event = Event.FAIL
         else:
             event = Event.CANCEL if self._state is State.RECEIVING else Event.WITHDRAW
         self._end(event, self._verdict)
 
-    def _end(self, event: Event, outcome: Delivered | BaseException | None) -> None:
+    def _end(self, event: Event, outcome: Delivered | BaseException) -> None:
         self._state = next_state(self._state, event)
-        self._result = outcome
         if self._timer is not None:
             self._timer.cancel()
-        if self._future is not None and outcome is not None:
-            self._future.settle(outcome)
-            if self._told:
-                self._future.exception()
-        self._entry = None
-        if self._feed and self._spool:
-            self._feed.forget()
-            self._spool.forget()
-        if self._over is not None:
-            self._over.set_result(None)
-        self._changed()
-        self._maildir.ended(self)
-
-    async def _until_settled(self) -> Delivered:
-        if self._state is State.IDLE:
-            self.begin()
-        interrupted: asyncio.CancelledError | None = None
-        try:
-            while self._result is None:
-                await self._change()
-        except asyncio.CancelledError as exc:
-            interrupted = exc
-        except GeneratorExit:  # thrown away, with its loop
-            self.cancel()
-            raise
-        if interrupted is None:
-            if self._future is not None:
-                return self._future.result()
-            result = self._result
-            if isinstance(result, Delivered):
-                return result
-            assert result is not None
-            raise result
-        # Not in the except clause: a second cancellation must not have the first as its context, by which anyio
-        # would take it for its own.
-        self.cancel()
-        await self._until_over()
-        if self._future is not None and not self._future.cancelled():
-            self._future.exception()  # seen: it is not to be reported as never retrieved
-        raise interrupted
-
-    async def _until_over(self) -> None:
-        """Wait until nothing acts for the delivery any more, through cancellation of every kind.
-
-        The shield keeps an anyio scope from cancelling anew in every turn of the loop; the future does not let a
-        native `asyncio.Task.cancel` through before it is done.
-        """
-        if self._state is not State.ABORTED and self._result is None:
-            if self._over is None:
-                self._over = UncancellableFuture(loop=self._loop)
-            with anyio.CancelScope(shield=True):
-                await self._over
-
-
-class _DeliveryFuture(asyncio.Future[Delivered]):
-    """The outcome of a task. Cancelling it cancels the task, which sets it when that is done, or too late."""
-
-    def __init__(self, task: AppendTask, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._task: AppendTask | None = task
-
-    def cancel(self, msg: Any = None) -> bool:
-        if self._task is not None:
-            self._task.cancel()
-        return False
-
-    def settle(self, outcome: Delivered | BaseException) -> None:
-        self._task = None
-        if isinstance(outcome, Delivered):
-            self.set_result(outcome)
-        elif isinstance(outcome, asyncio.CancelledError):
-            super().cancel()
-        else:
-            self.set_exception(outcome)
+        if self._entry is None:
+            self._maildir.mailbox.end_task(self, failed=True)
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            reception.let_go()
+        assert self._ending is not None
+        self._ending.settle(outcome)

@@ -238,9 +238,7 @@ class CrashDisk:
         self._open[fd] = inode
         return fd
 
-    def _move(
-        self, source: str, target: str, source_directory: int | None, target_directory: int | None
-    ) -> None:
+    def _move(self, source: str, target: str, source_directory: int | None, target_directory: int | None) -> None:
         inode = self._get(source, source_directory)
         directory, name = self._parent(target, target_directory)
         directory.entries[name] = inode

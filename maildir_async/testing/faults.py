@@ -99,9 +99,7 @@ class FaultDisk:
         return self._call("room", path, lambda: self._disk.room(path))
 
     def duplicate(self, fd: int) -> int:
-        return self._call(
-            "duplicate", fd, lambda: self._opened(self._disk.duplicate(fd), self._paths.get(fd, ""))
-        )
+        return self._call("duplicate", fd, lambda: self._opened(self._disk.duplicate(fd), self._paths.get(fd, "")))
 
     def reader(self, fd: int) -> BinaryIO:
         return self._call("reader", fd, lambda: self._disk.reader(fd))

@@ -1,0 +1,202 @@
+"""What receives one message that is not whole at once: counts it, bounds it, and has it fed and written.
+
+It is made when such a message begins to come, and let go of when the delivery is over. It holds the delivery, a `Feed`
+for the producer and a `Spool` for the bytes; these two hold it, and call it. On the loop's thread only.
+"""
+
+import asyncio
+import errno
+from contextlib import suppress
+from functools import partial
+from typing import Final, Protocol
+
+from maildir_async.commit.entry import Plan
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.disk.streamfile import StreamFile
+from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
+from maildir_async.group_commit import GroupCommit
+from maildir_async.helper.spool import HelperSpool
+from maildir_async.receive.buffer import Chunk, frozen
+from maildir_async.receive.feed import Feed
+from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.spool import Spool
+from maildir_async.receive.user_code import CallersContext, failure_of
+
+__all__ = ["Delivery", "Reception"]
+
+#: Bytes buffered past which a producer that ignores its pause is given up.
+HARD_LIMIT: Final = 16 * 2**20
+
+
+class Delivery(Protocol):
+    """Whose message it is: `maildir_async.AppendTask`."""
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether it has a place among the pending deliveries: nothing is written before."""
+        ...
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is decided that it fails, or is cancelled."""
+        ...
+
+    def fail(self, exc: BaseException) -> bool:
+        """Give it up, with *exc*."""
+        ...
+
+    def tell_progress(self) -> None:
+        """Tell whoever wants to know how much is stored."""
+        ...
+
+    def go_on(self) -> None:
+        """Commit if it is whole, or end if it is given up, once nothing is at work on it any more."""
+        ...
+
+
+class Reception:
+    """Receives one message.
+
+    Args:
+        delivery: whose.
+        loop: the delivery's.
+        mailbox: where it goes.
+        plan: what is asked for.
+        file: where it is to be written.
+        commit: whose threads write.
+        context: what code of the caller is to run in.
+        size_limit: bytes of the largest message taken.
+
+    Attributes:
+        received: bytes so far.
+
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        loop: asyncio.AbstractEventLoop,
+        mailbox: Mailbox,
+        plan: Plan,
+        file: StreamFile,
+        commit: GroupCommit,
+        context: CallersContext,
+        size_limit: int | None,
+    ) -> None:
+        self._delivery = delivery
+        self._loop = loop
+        self._mailbox = mailbox
+        self._file = file
+        self._size_limit = size_limit
+        self._waiters: list[asyncio.Future[None]] = []
+        self.received = 0
+        self.feed = Feed(self, loop, context)
+        self.spool: Spool | HelperSpool
+        disk = mailbox.directories.disk
+        if commit.channel(loop, disk) is None:
+            self.spool = Spool(self, loop, file, commit)
+        else:
+            self.spool = HelperSpool(self, partial(commit.channel, loop, disk), mailbox, plan, file, commit.submit)
+
+    # What comes.
+
+    def take(self, data: BytesLike) -> bool:
+        """Take a chunk, and slow a push producer down if the disk is behind; return whether it was taken.
+
+        If not, the delivery has failed: the message is too large, or more comes than can be kept.
+        """
+        chunk = frozen(data)
+        if self.is_too_large(self.received + len(chunk)):
+            return False
+        if self.spool.size >= HARD_LIMIT:
+            text = f"{self.spool.size} bytes are waiting for the disk, and more come without a pause"
+            self._delivery.fail(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
+            return False
+        self.received += len(chunk)
+        self.spool.add(chunk)
+        if self._delivery.is_admitted:
+            self.spool.write_out()
+        self.feed.brake()
+        return True
+
+    def is_too_large(self, size: int) -> bool:
+        """Whether a message of *size* bytes is past the limit: then the delivery has failed."""
+        if self._size_limit is None or size <= self._size_limit:
+            return False
+        text = f"the message has more than {self._size_limit} bytes"
+        self._delivery.fail(MessageTooLargeError(text, errno=errno.EFBIG, stage="receive"))
+        return True
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may come. After an abort it may, so that nobody waits any longer."""
+        return self._delivery.is_given_up or (self._delivery.is_admitted and self.spool.has_room)
+
+    async def change(self) -> None:
+        """Return when there may be room, a file, or an end of it."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def admitted(self) -> None:
+        """Begin to write: there is a place."""
+        self.spool.write_out()
+        self._made_room()
+
+    # What comes of it.
+
+    @property
+    def busy(self) -> bool:
+        """Whether code of the producer runs, or anything is at work on the file."""
+        return self.feed.busy or self.spool.busy
+
+    def take_rest(self) -> list[Chunk] | None:
+        """Return what is not in the file yet, for group commit; None while the file is being written."""
+        return None if self.spool.busy else self.spool.take_rest()
+
+    def give_up(self) -> None:
+        """Have the producer stopped and what is written removed: the delivery is given up."""
+        # What does not need the loop comes first: it may be closed, and a coroutine on it being thrown away.
+        for step in (self.spool.discard, self._changed, self.feed.stop):
+            with suppress(RuntimeError):
+                step()
+
+    def let_go(self) -> None:
+        """Break up: the delivery is over. These would keep each other until the garbage collector comes."""
+        self.spool.forget()
+        self._changed()
+        del self.feed, self.spool
+
+    # What feed and spool tell.
+
+    def source_failed(self, exc: BaseException) -> None:
+        """End the delivery: by a cancellation, or with what its source has raised."""
+        self._delivery.fail(exc if isinstance(exc, asyncio.CancelledError) else failure_of(exc))
+
+    def written(self) -> None:
+        """Go on: a chunk has been written, and there is room for another."""
+        try:
+            self._delivery.tell_progress()
+        finally:  # a KeyboardInterrupt goes on to the loop, and costs nobody his mail
+            self._made_room()
+
+    def write_failed(self, exc: BaseException) -> None:
+        """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
+        if not isinstance(exc, (asyncio.CancelledError, MaildirError)):
+            exc = append_error(exc, path=self._mailbox.directories.path, stage=self._file.stage)
+        self._delivery.fail(exc)
+
+    def quiet(self) -> None:
+        """Look again what there is to do: something has ended that was at work."""
+        self._delivery.go_on()
+
+    def _made_room(self) -> None:
+        self._changed()
+        if not self._delivery.is_given_up:
+            self.feed.prompt()
+
+    def _changed(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
