@@ -117,7 +117,8 @@ class Connection:
                 self._work.streams.run(partial(self._write, number, stream, *rest))
             elif kind == "end":
                 del self._streams[number]
-                self._commit(number, stream.mailbox, stream.plan, *rest, stream.file)
+                name, message = rest
+                self._commit(number, stream.mailbox, stream.plan, name, message, stream.file)
             elif kind == "discard":
                 self._discard(number)
         except Exception as exc:  # no thread or no memory to be had, which concerns this message alone

@@ -4,16 +4,16 @@ The counterpart of `maildir_async.receive.spool`, with the same methods. On the 
 """
 
 import errno
-from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.disk.calls import Disk
+from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.helper.channel import Channel
 
-__all__ = ["Buffer", "Committer", "HelperSpool", "Writer"]
+__all__ = ["Buffer", "HelperSpool", "Writer"]
 
 #: Bytes sent in one frame at most. A chunk that a source gives may be of any size.
 MOST_SENT: Final = 4 * 2**20
@@ -32,18 +32,6 @@ class Writer(Protocol):
 
     def quiet(self) -> None:
         """Look again what there is to do: the helper has done with something."""
-        ...
-
-
-class Committer(Protocol):
-    """Who has channels, and takes messages: `maildir_async.group_commit.GroupCommit`."""
-
-    def channel(self, loop: AbstractEventLoop, disk: Disk) -> Channel | None:
-        """Return what takes messages of *loop* to the helper; None if there is no helper."""
-        ...
-
-    def submit(self, entry: Entry) -> None:
-        """Queue *entry*."""
         ...
 
 
@@ -66,15 +54,15 @@ class HelperSpool:
 
     Args:
         writer: what it is written for.
-        loop: the delivery's.
+        channel: gives the channel to the helper, asked when there is something to send.
         mailbox: where the message goes.
         plan: what is asked for it.
-        commit: who has the channel to the helper, and takes what is whole before a chunk is full.
+        file: no file of this process; its content counts what the helper has stored.
+        commit: takes what is whole before a chunk is full.
         buffer: what gathers it.
         chunk_size: bytes of a whole chunk.
 
     Attributes:
-        bytes_written: bytes that the helper has stored so far.
         leftover: after `discard`, what could not be removed, if anything.
 
     """
@@ -82,18 +70,20 @@ class HelperSpool:
     def __init__(
         self,
         writer: Writer,
-        loop: AbstractEventLoop,
+        channel: Callable[[], Channel | None],
         mailbox: Mailbox,
         plan: Plan,
-        commit: Committer,
+        file: StreamFile,
+        commit: Callable[[Entry], object],
         *,
         buffer: Buffer,
         chunk_size: int,
     ) -> None:
         self._writer: Writer | None = writer
-        self._loop = loop
+        self._ask_for_channel = channel
         self.mailbox = mailbox
         self.plan = plan
+        self._content = file.content
         self._commit = commit
         self._buffer = buffer
         self._chunk_size = chunk_size
@@ -102,7 +92,6 @@ class HelperSpool:
         self._next = memoryview(b"")  # what is to be sent after the one under way
         self._is_writing = False
         self._is_discarded = False
-        self.bytes_written = 0
         self.leftover: str | None = None
 
     @property
@@ -135,7 +124,7 @@ class HelperSpool:
         if not self._next:
             return
         if self._channel is None:
-            self._channel = self._commit.channel(self._loop, self.mailbox.directories.disk)
+            self._channel = self._ask_for_channel()
             if self._channel is None:
                 self._fail("there is no helper process, and this message was not begun without one")
                 return
@@ -152,7 +141,7 @@ class HelperSpool:
     def submit(self, entry: Entry) -> None:
         """Have the message committed, which is whole with what *entry* holds."""
         if self._channel is None or self._number is None:
-            self._commit.submit(entry)
+            self._commit(entry)
         else:
             self._channel.end(self._number, entry)
 
@@ -173,7 +162,7 @@ class HelperSpool:
     def acknowledged(self, size: int) -> None:
         """Learn that so many bytes are stored, and send on."""
         self._is_writing = False
-        self.bytes_written = size
+        self._content.size = size
         writer = self._writer
         try:
             if writer is not None:

@@ -406,7 +406,8 @@ class AppendTask:
             is_synced=plan.durability is not Durability.NONE,
         )
         commit, context = self._commit, self._context
-        reception = Reception(self, self._loop, mailbox, plan, file, commit, context, self._size_limit)
+        stays = bool(self._linked)  # the links are this process's
+        reception = Reception(self, self._loop, mailbox, plan, file, commit, context, self._size_limit, stays=stays)
         if self._ending is not None and not self._ending.done():
             self._reception, self._file = reception, file
         return reception
