@@ -31,6 +31,7 @@ from typing import Any, Final, cast
 
 import anyio
 import pytest
+from maildir_async.disk.tmpfile import TmpFile
 
 import maildir_async
 from look import Look, chunks_of, descriptors, until
@@ -51,7 +52,6 @@ from maildir_async.commit.admission import Admission
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.posix import Disk, PosixDisk, write_all
-from maildir_async.disk.tmpfile import TmpFile
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
 from maildir_async.format.names import names_for

@@ -288,8 +288,10 @@ class Round:
                 self._postpone([entry, *todo])
 
     def _draw_names(self) -> None:
-        """Names in the order of publication, which is when the mail arrives."""
-        entries = self.entries
+        """Names in the order of publication, which is when the mail arrives. Some have been given theirs."""
+        entries = [entry for entry in self.entries if not entry.name]
+        if not entries:
+            return
         names = entries[0].mailbox.names
         if all([entry.mailbox.names is names for entry in entries]):
             for entry, name in zip(entries, names.take(len(entries)), strict=True):
@@ -317,7 +319,9 @@ class Round:
     def _postpone(self, entries: list[Entry]) -> None:
         for entry in entries:
             entry.stage = "queue"
-            self.postponed += entry.family
+            for member in entry.family:
+                member.name = member.name.partition(",")[0]  # without the sizes, which are put behind it anew
+                self.postponed.append(member)
         gone = set(self.postponed)
         self.entries = [entry for entry in self.entries if entry not in gone]
 

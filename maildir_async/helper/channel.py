@@ -5,31 +5,26 @@ worker threads no time. `recover` says what becomes of what was in flight when t
 """
 
 import contextlib
+import errno
 import os
 import socket
+import time
 import weakref
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from maildir_async.commit.entry import Entry
-from maildir_async.disk.streamfile import StreamFile as TmpFile
-from maildir_async.errors import (
-    AppendError,
-    BusyError,
-    MaildirError,
-    MessageTooLargeError,
-    NotAMaildirError,
-    Stage,
-    UncertainAppendError,
-)
-from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.commit.entry import QUEUED, TAKEN, Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.commit.queue import Queue
+from maildir_async.errors import AppendError, MaildirError
+from maildir_async.helper.answers import delivered_from, error_from
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.protocol import Decoder, encode
 
-__all__ = ["Channel", "InFlight", "Stream", "error_from", "error_to", "names_in_use_by_helpers"]
+__all__ = ["RECEIVE_SIZE", "Channel", "InFlight", "Owner", "Stream", "names_in_use_by_helpers"]
 
 RECEIVE_SIZE: Final = 256 * 1024
 
@@ -37,18 +32,34 @@ RECEIVE_SIZE: Final = 256 * 1024
 #: went over in turns of 4 ms without this.
 AT_ONCE: Final = 16
 
+#: Bytes of a whole message, or of its prefix, past which it is delivered by this process: a frame has an end.
+LARGEST: Final = 2**30
+
 
 class Stream(Protocol):
-    """A message that goes to the helper chunk by chunk."""
+    """A message that goes to the helper chunk by chunk: `maildir_async.helper.spool.HelperSpool`."""
 
-    tmpfile: TmpFile
+    mailbox: Mailbox
+    plan: Plan
 
     def acknowledged(self, size: int) -> None:
-        """So many bytes are stored, and there is room for more."""
+        """Learn that so many bytes are stored, and that there is room for more."""
         ...
 
-    def ended(self, error: MaildirError | None) -> None:
-        """Nothing acts for it in the helper any more: it has failed there, or (None) been discarded as asked."""
+    def failed(self, error: MaildirError) -> None:
+        """Learn that it has come to nothing: the helper has nothing of it any more."""
+        ...
+
+    def discarded(self, leftover: str | None) -> None:
+        """Learn that it is discarded, as asked, but for a *leftover*."""
+        ...
+
+
+class Owner(Protocol):
+    """Who sees to what a dead helper leaves: `maildir_async.helper.delegation.Delegation`."""
+
+    def lost(self, channel: "Channel", in_flight: "list[InFlight]") -> None:
+        """Take over what was *in_flight* when the connection came to its end."""
         ...
 
 
@@ -57,13 +68,15 @@ class InFlight:
     """What the helper has been given and not answered yet.
 
     Attributes:
-        tmp_name: the name of its file in ``tmp/``.
+        mailbox: where it goes.
+        tmp_name: the name of its file in ``tmp/``; of a whole message the part before any comma.
         name: the unique part of the name it is published under, once it is whole.
         entry: the message, once it is whole.
         stream: its stream, if it is one.
 
     """
 
+    mailbox: Mailbox
     tmp_name: str
     name: str = ""
     entry: Entry | None = None
@@ -71,8 +84,8 @@ class InFlight:
 
 
 def names_in_use_by_helpers() -> set[str]:
-    """Return the paths in ``tmp/`` that helper processes of this process are writing to."""
-    return {path for channel in list(_channels) for path in channel.in_use()}
+    """Return the names, up to any comma, that helpers of this process have for files in ``tmp/``."""
+    return {item.tmp_name for channel in list(_channels) for item in channel.in_flight()}
 
 
 class Channel:
@@ -81,60 +94,64 @@ class Channel:
     Args:
         loop: the running one.
         process: the helper.
-        settled: told of entries that have their outcome.
-        lost: told of what was in flight when the connection has come to its end.
+        queue: what settles messages, and takes those that cannot go over.
+        owner: who takes over what was in flight when the connection has come to its end.
+
+    Attributes:
+        closed: whether it takes nothing more.
+        is_over: whether the helper has said that it has done all it was given, and has nothing of it any more.
 
     """
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        process: HelperProcess,
-        *,
-        settled: Callable[[list[Entry]], object],
-        lost: Callable[["Channel", list[InFlight]], object],
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, process: HelperProcess, queue: Queue, owner: Owner) -> None:
         self.loop = loop
         self.process = process
-        self._settled = settled
-        self._lost = lost
+        self._queue = queue
+        self._owner = owner
+        self._in_flight: dict[int, InFlight] = {}
         self._socket = process.connect()
         self._decoder = Decoder()
         self._number = 0
-        self._in_flight: dict[int, InFlight] = {}
         self._turn: list[tuple[Any, ...] | Entry] = []  # what this turn of the loop has to send
         self._is_flush_due = False
         self._unsent: deque[memoryview] = deque()
-        self.closed = False
+        self.closed = self.is_over = False
         # Not __del__: thrown away in one go with this, the socket would warn that it is open.
         self._abandoned = weakref.finalize(self, self._socket.close)
         self._abandoned.atexit = False
         loop.add_reader(self._socket, self._readable)
         _channels.add(self)
 
+    def __del__(self) -> None:
+        # Thrown away with its loop, which was never closed: the helper finishes what is whole, and nobody learns of it.
+        if self._in_flight:
+            self._give_up_unanswered()
+
     @property
     def pending(self) -> int:
         """How many messages it has to do with."""
         return len(self._in_flight) + len(self._turn)
 
-    def in_use(self) -> set[str]:
-        """Return the paths in ``tmp/`` that belong to what is in flight."""
-        return {
-            f"{source.tmpfile.directories.tmp}/{item.tmp_name}"
-            for item in list(self._in_flight.values())
-            if (source := item.entry or item.stream) is not None
-        }
+    def in_flight(self) -> list[InFlight]:
+        """Return what has not been answered."""
+        return list(self._in_flight.values())
 
     def submit(self, entry: Entry) -> None:
         """Send a whole message, with all that is sent in this turn of the loop."""
+        chunks = entry.chunks
+        size = len(chunks) if isinstance(chunks, bytes) else sum(map(len, chunks))
+        if size > LARGEST or len(entry.plan.prefix) > LARGEST:
+            self._queue.turns.submit(entry)
+            return
+        entry.whole_at = time.monotonic()
         self._send(entry)
 
     def open(self, stream: Stream) -> int:
         """Begin with a stream, and return its number."""
         self._number += 1
-        tmp_name = stream.tmpfile.names.next()
-        self._in_flight[self._number] = InFlight(tmp_name, stream=stream)
-        self._send(("open", self._number, tmp_name, *_options(stream.tmpfile)))
+        tmp_name = stream.mailbox.names.next()
+        self._in_flight[self._number] = InFlight(stream.mailbox, tmp_name, stream=stream)
+        self._send(("open", self._number, tmp_name, *_options(stream.mailbox, stream.plan)))
         return self._number
 
     def write(self, number: int, chunk: bytes) -> None:
@@ -142,30 +159,58 @@ class Channel:
         self._send(("write", number, chunk))
 
     def end(self, number: int, entry: Entry) -> None:
-        """The stream is whole with what *entry* holds."""
+        """Have the stream published, which is whole with what *entry* holds: it cannot be withdrawn any more."""
         in_flight = self._in_flight[number]
-        entry.take()
-        in_flight.entry, in_flight.name = entry, entry.tmpfile.names.next()
-        self._send(("end", number, in_flight.name, b"".join(entry.chunks)))
+        entry.state = TAKEN
+        entry.whole_at = entry.taken_at = time.monotonic()
+        in_flight.entry, in_flight.name = entry, entry.mailbox.names.next()
+        self._send(("end", number, in_flight.name, _joined(entry)))
 
     def discard(self, number: int) -> None:
-        """Have a stream discarded; its `Stream.ended` tells when it is."""
+        """Have a stream discarded; its `Stream.discarded` tells when it is."""
         self._send(("discard", number))
 
-    def close(self) -> None:
-        """Close it: what is whole is finished by the helper, for nobody. Used when the loop is closed."""
+    # The end of it.
+
+    def leave(self) -> None:
+        """Send nothing more, for the loop has been closed: the helper finishes what is whole, and drops what is not."""
         self.closed = True
-        self._abandoned.detach()
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def drain(self) -> list[InFlight]:
+        """Take answers for a loop that is closed until there are no more; return what has none. In a worker thread."""
+        self._socket.setblocking(True)
+        while self._receive():
+            pass
+        self._close()
+        return self._take_in_flight()
 
     def disown(self) -> None:
         """In a forked child: it is the parent's."""
         self.closed = True
+        self._in_flight, self._turn = {}, []
         self._abandoned.detach()
         with contextlib.suppress(OSError):
             os.close(self._socket.detach())  # not via the loop, whose selector the two processes share
+
+    def _close(self) -> None:
+        self.closed = True
+        self._abandoned.detach()
+        self._socket.close()
+
+    def _take_in_flight(self) -> list[InFlight]:
+        in_flight, self._in_flight = list(self._in_flight.values()), {}
+        return in_flight
+
+    def _give_up_unanswered(self) -> None:
+        """Give back what messages hold whose outcome nobody will learn."""
+        entries = [item.entry for item in self._take_in_flight() if item.entry is not None]
+        for entry in entries:
+            entry.chunks = b""
+            text = f"{entry.mailbox.directories.path}: the loop is gone, and the helper process may have delivered it"
+            entry.error = AppendError(text, errno=errno.ECANCELED, stage="queue")
+        self._queue.settle(entries)
 
     # Sending.
 
@@ -183,21 +228,49 @@ class Channel:
 
     def _flush(self) -> None:
         turn, self._turn = self._turn, []
-        frames = [frame if isinstance(frame, tuple) else self._whole(frame) for frame in turn if _is_wanted(frame)]
-        if self.closed or not frames:  # what is in flight has been told, or will be
+        if self.closed:  # what is in flight has been told, or will be
             return
-        self._unsent.append(memoryview(encode(frames)))
-        if len(self._unsent) == 1:
-            self._write_out()
+        pieces: list[bytes] = []
+        refused: list[Entry] = []
+        for frame in turn:
+            if isinstance(frame, tuple):
+                number = frame[1]
+            elif frame.state == QUEUED:
+                number = self._number = self._number + 1
+            else:  # withdrawn
+                continue
+            try:
+                pieces += encode(frame if isinstance(frame, tuple) else self._whole(number, frame))
+            except Exception as exc:  # which concerns this message alone
+                pieces += encode(("discard", number))
+                self._refuse(number, exc, refused)
+        if pieces:
+            self._unsent.append(memoryview(b"".join(pieces)))
+            if len(self._unsent) == 1:
+                self._write_out()
+        self._queue.settle(refused)
 
-    def _whole(self, entry: Entry) -> tuple[Any, ...]:
-        entry.take()
-        self._number += 1
-        name = entry.tmpfile.names.next()
-        self._in_flight[self._number] = InFlight(name, name, entry)
-        chunks = entry.chunks
-        message = bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
-        return ("append", self._number, message, name, *_options(entry.tmpfile))
+    def _refuse(self, number: int, exc: Exception, refused: list[Entry]) -> None:
+        """Fail a message that cannot be told to the helper."""
+        item = self._in_flight.pop(number, None)
+        if item is None:  # refused already
+            return
+        text = f"{item.mailbox.directories.path}: the message cannot be handed to the helper process: {exc}"
+        error = AppendError(text, errno=errno.EMSGSIZE, stage="queue" if item.stream is None else "receive")
+        error.__cause__ = exc
+        if item.entry is not None:
+            item.entry.error = error
+            item.entry.chunks = b""
+            refused.append(item.entry)
+        elif item.stream is not None:
+            self.loop.call_soon(item.stream.failed, error)
+
+    def _whole(self, number: int, entry: Entry) -> tuple[Any, ...]:
+        entry.state = TAKEN
+        entry.taken_at = time.monotonic()
+        name = entry.mailbox.names.next()
+        self._in_flight[number] = InFlight(entry.mailbox, name, name, entry)
+        return ("append", number, _joined(entry), name, *_options(entry.mailbox, entry.plan))
 
     def _write_out(self) -> None:
         unsent = self._unsent
@@ -220,101 +293,83 @@ class Channel:
     # Receiving.
 
     def _readable(self) -> None:
+        if self._receive():
+            return
+        self.loop.remove_reader(self._socket)
+        self.loop.remove_writer(self._socket)
+        self._close()
+        lost = self._take_in_flight()
+        turn, self._turn = self._turn, []
+        for frame in turn:
+            if isinstance(frame, Entry) and frame.state == QUEUED:
+                frame.state = TAKEN
+                lost.append(InFlight(frame.mailbox, "", "", frame))
+        self._owner.lost(self, lost)
+
+    def _receive(self) -> bool:
+        """Take answers, and return whether there may be more: not once the helper has died, or was told to end."""
         try:
             data = self._socket.recv(RECEIVE_SIZE)
         except (BlockingIOError, InterruptedError):
-            return
+            return True
         except OSError:
-            data = b""
-        if not data:
-            self._end()
-            return
+            return False
         settled: list[Entry] = []
-        for kind, number, *answer in self._decoder.feed(data):
-            if kind == "written":
-                self._acknowledge(number, *answer)
-                continue
-            in_flight = self._in_flight.pop(number)
-            if in_flight.entry is not None:
-                _conclude(in_flight.entry, kind, answer)
-                settled.append(in_flight.entry)
-            elif in_flight.stream is not None:
-                self.loop.call_soon(in_flight.stream.ended, error_from(*answer) if kind == "failed" else None)
-        if settled:
-            self._settled(settled)
+        try:
+            for kind, number, *answer in self._decoder.feed(data):
+                self._take(kind, number, answer, settled)
+        except Exception as exc:  # no memory, for one: what has not been understood is as if it had not been answered
+            self.loop.call_exception_handler({"message": "a helper process's answer cannot be read", "exception": exc})
+            return False
+        finally:
+            self._queue.settle(settled)
+        return bool(data)
 
-    def _acknowledge(self, number: int, size: int) -> None:
-        in_flight = self._in_flight.get(number)
-        if in_flight is not None and in_flight.stream is not None:
-            self.loop.call_soon(in_flight.stream.acknowledged, size)
+    def _take(self, kind: str, number: int, answer: list[Any], settled: list[Entry]) -> None:
+        item = self._in_flight.get(number)
+        if item is None:  # the last of all answers; or one about what has been refused
+            self.is_over = self.is_over or kind == "over"
+            return
+        entry, stream = item.entry, item.stream
+        if kind == "written":
+            if stream is not None:
+                self._tell(stream.acknowledged, *answer)
+            return
+        if entry is not None:
+            if kind == "done":
+                delivered = delivered_from(*answer)
+                entry.path, entry.name = delivered.path, delivered.key
+                entry.size, entry.wire_size = delivered.size, delivered.wire_size
+                entry.delivered = delivered
+            else:
+                entry.error = error_from(*answer)
+            entry.chunks = b""
+            settled.append(entry)
+        elif stream is not None and kind == "failed":
+            self._tell(stream.failed, error_from(*answer))
+        elif stream is not None:
+            self._tell(stream.discarded, *answer)
+        del self._in_flight[number]
 
-    def _end(self) -> None:
-        """The helper has died, or was told to end."""
-        self.loop.remove_reader(self._socket)
-        self.loop.remove_writer(self._socket)
-        self.close()
-        in_flight, self._in_flight = list(self._in_flight.values()), {}
-        for frame in self._turn:
-            if isinstance(frame, Entry) and not frame.withdrawn:
-                frame.take()
-                in_flight.append(InFlight("", "", frame))
-        self._turn = [frame for frame in self._turn if isinstance(frame, tuple)]
-        self._lost(self, in_flight)
+    def _tell(self, learn: Callable[..., object], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
+            self.loop.call_soon(learn, *args)
 
 
-def _is_wanted(frame: tuple[Any, ...] | Entry) -> bool:
-    return isinstance(frame, tuple) or not frame.withdrawn
+def _joined(entry: Entry) -> bytes:
+    """Return what is given of the message as exact bytes, which `marshal` takes as they are."""
+    chunks = entry.chunks
+    if isinstance(chunks, bytes):
+        return chunks
+    return bytes(chunks[0]) if len(chunks) == 1 else b"".join(chunks)
 
 
-def _options(tmpfile: TmpFile) -> tuple[Any, ...]:
-    directories, content = tmpfile.directories, tmpfile.content
+def _options(mailbox: Mailbox, plan: Plan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    directories = mailbox.directories
     return (
-        directories.path,
-        directories.create,
-        tmpfile.mode,
-        tmpfile.flags,
-        tmpfile.mtime_ns,
-        tmpfile.durability.value,
-        content.prefix,
-        content.newline,
+        (directories.path, directories.create, mailbox.mode),
+        (plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),
     )
-
-
-def _conclude(entry: Entry, kind: str, answer: list[Any]) -> None:
-    if kind == "done":
-        path, key, flags, size, wire_size, durability, queued_s, commit_s, warnings = answer
-        entry.tmpfile.content.size = size
-        entry.delivered = Delivered(
-            path, key, None, flags, size, wire_size, Durability(durability), queued_s, commit_s, warnings
-        )
-    else:
-        entry.error = error_from(*answer)
-    entry.answered()
-
-
-_ERRORS: Final[dict[str, type[MaildirError]]] = {
-    error.__name__: error for error in (MaildirError, NotAMaildirError, AppendError, BusyError, MessageTooLargeError)
-}
-
-
-def error_to(error: MaildirError) -> tuple[Any, ...]:
-    """Return *error* as plain values."""
-    path = error.path if isinstance(error, UncertainAppendError) else None
-    return type(error).__name__, str(error), error.errno, error.stage, path, tuple(getattr(error, "__notes__", ()))
-
-
-def error_from(
-    kind: str, text: str, number: int | None, stage: Stage | None, path: str | None, notes: Iterable[str]
-) -> MaildirError:
-    """Return the error that `error_to` was given."""
-    error: MaildirError
-    if path is not None:
-        error = UncertainAppendError(text, path=path, errno=number, stage=stage)
-    else:
-        error = _ERRORS[kind](text, errno=number, stage=stage)
-    for note in notes:
-        error.add_note(note)
-    return error
 
 
 _channels: "weakref.WeakSet[Channel]" = weakref.WeakSet()

@@ -5,6 +5,7 @@ It lives as long as the control connection to it: closing that, or dying with it
 
 import contextlib
 import errno
+import importlib
 import os
 import socket
 import subprocess
@@ -29,6 +30,9 @@ YOUNG_S: Final = 5.0
 
 #: Seconds that a helper gets to finish what it has in hand when it is told to end.
 END_S: Final = 60.0
+
+#: Seconds of those that are left for one that has been killed to be gone.
+KILL_S: Final = 2.0
 
 #: Not ``-m``: the helper must find the package where this process found it, whatever has become of sys.path.
 PROGRAM: Final = (
@@ -132,19 +136,39 @@ class HelperProcess:
                 control.shutdown(socket.SHUT_RDWR)  # a fork that no hook has seen may hold a copy
             control.close()
 
-    def wait_gone(self, timeout_s: float = END_S) -> None:
-        """Block until nothing of it acts any more; it is killed if it has not ended in time."""
-        self._started.wait()
+    def abandon(self) -> None:
+        """Give it up before its `start`, which nobody is going to call. Its connections are at their end."""
         self.end()
+        self._started.set()
+
+    def wait_gone(self, timeout_s: float) -> bool:
+        """Block until nothing of it acts any more, and for *timeout_s* at most; return whether that came to pass.
+
+        It is killed if it has not ended when most of that time is over. One that waits for a disk that hangs
+        (uninterruptibly, as ps(1) has it) acts even then, until the disk answers.
+        """
+        deadline = time.monotonic() + timeout_s
+        is_started = self._started.wait(max(timeout_s, 0.0))
+        self.end()
+        if not is_started:  # it ends as soon as it is
+            return False
         if self._popen is None:
-            return
-        try:
-            self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+            return True
+        if not self._wait(deadline - min(KILL_S, timeout_s / 2)):
             self._popen.kill()
-            self._popen.wait()
+            if not self._wait(deadline):
+                return False
         if self._finalizer is not None:
             self._finalizer.detach()
+        return True
+
+    def _wait(self, deadline: float) -> bool:
+        assert self._popen is not None
+        try:
+            self._popen.wait(max(deadline - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def disown(self) -> None:
         """In a forked child: it is the parent's."""
@@ -214,6 +238,9 @@ def _let_go(control: socket.socket, popen: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(RuntimeError):  # no thread to be had, at the end of the interpreter
             threading.Thread(target=popen.wait, name="maildir-reaper", daemon=True).start()
 
+
+# socket.send_fds imports it, for each connection: a file to be read on the loop's thread, with no descriptor to spare.
+importlib.import_module("array")
 
 _processes: "weakref.WeakSet[HelperProcess]" = weakref.WeakSet()
 

@@ -5,7 +5,7 @@ there is and promises nothing between versions.
 """
 
 import marshal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 __all__ = ["Decoder", "encode"]
@@ -13,13 +13,14 @@ __all__ = ["Decoder", "encode"]
 _LENGTH: Final = 4  # bytes
 
 
-def encode(frames: Iterable[tuple[Any, ...]]) -> bytes:
-    """Return *frames* as they go over the wire."""
-    pieces: list[bytes] = []
-    for frame in frames:
-        piece = marshal.dumps(frame)
-        pieces += (len(piece).to_bytes(_LENGTH, "little"), piece)
-    return b"".join(pieces)
+def encode(frame: tuple[Any, ...]) -> tuple[bytes, bytes]:
+    """Return the two pieces by which *frame* goes over the wire, one behind the other.
+
+    ValueError or OverflowError for what cannot: a value that is not of a plain type, or 2 GiB and more of bytes. Each
+    frame is encoded by itself, so that one that cannot go costs no other.
+    """
+    piece = marshal.dumps(frame)
+    return len(piece).to_bytes(_LENGTH, "little"), piece
 
 
 class Decoder:
@@ -31,7 +32,7 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Any, ...]]:
-        """Take *data*, and yield the frames that are whole now. To be exhausted."""
+        """Take *data*, and yield the frames that are whole now. To be exhausted, and not used again if it raises."""
         buffer = self._buffer
         buffer += data
         at, end = 0, len(buffer)

@@ -12,52 +12,55 @@ import re
 from collections.abc import Iterable
 
 from maildir_async.commit.entry import Entry
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.target import Target
-from maildir_async.disk.directories import Directories
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability
+from maildir_async.format.names import key_of
 from maildir_async.helper.channel import InFlight, Stream
 
 __all__ = ["give_up", "recover"]
 
+#: The directories of one disk that have been listed: (path of the maildir, directories) → unique name → path.
+Listings = dict[tuple[str, tuple[str, ...]], dict[str, str]]
+
 
 def recover(lost: Iterable[InFlight]) -> tuple[list[Entry], list[Entry], list[tuple[Stream, MaildirError]]]:
-    """Return entries that have their outcome, entries to be delivered anew, and streams that have failed."""
-    settled: list[Entry] = []
+    """Return entries that are to be settled, entries to be delivered anew, and streams that have failed."""
+    over: list[Entry] = []
     again: list[Entry] = []
     failed: list[tuple[Stream, MaildirError]] = []
-    listings: dict[str, dict[str, str]] = {}
+    listings: Listings = {}
     for item in lost:
         entry = item.entry
         try:
-            if entry is not None and item.name:
-                path = _published(item.name, entry.tmpfile.directories, listings)
-                if path is not None:
-                    try:
-                        _remove(item)  # published by a link, and not yet removed
-                    except OSError as exc:
-                        entry.tmpfile.warnings.append(f"the file in tmp/ could not be removed: {exc.strerror or exc}")
-                    _finish(entry, path)
-                    settled.append(entry)
-                    continue
-            _remove(item)
+            path = _published(item, listings) if entry is not None and item.name else None
+            if entry is not None and path is not None:
+                try:
+                    _remove(item, listings)  # published by a link, and not yet removed
+                except OSError as exc:
+                    entry.warn(f"the file in tmp/ could not be removed: {exc.strerror or exc}")
+                _finish(entry, path)
+                over.append(entry)
+                continue
+            _remove(item, listings)
             if entry is not None and item.stream is None:
                 again.append(entry)
                 continue
             error: MaildirError = AppendError("the helper process died", errno=errno.EPIPE, stage="receive")
         except BaseException as exc:
             error = _unknown(exc)
-        _fail(item, error, settled, failed)
-    return settled, again, failed
+        _fail(item, error, over, failed)
+    return over, again, failed
 
 
 def give_up(lost: Iterable[InFlight], exc: BaseException) -> tuple[list[Entry], list[tuple[Stream, MaildirError]]]:
     """Fail all of them for *exc*, by which nobody can look what has become of them."""
-    settled: list[Entry] = []
+    over: list[Entry] = []
     failed: list[tuple[Stream, MaildirError]] = []
     for item in lost:
-        _fail(item, _unknown(exc), settled, failed)
-    return settled, failed
+        _fail(item, _unknown(exc), over, failed)
+    return over, failed
 
 
 def _unknown(exc: BaseException) -> MaildirError:
@@ -69,57 +72,78 @@ def _unknown(exc: BaseException) -> MaildirError:
     return error
 
 
-def _fail(item: InFlight, error: MaildirError, settled: list[Entry], failed: list[tuple[Stream, MaildirError]]) -> None:
+def _fail(item: InFlight, error: MaildirError, over: list[Entry], failed: list[tuple[Stream, MaildirError]]) -> None:
     if item.entry is not None:
         item.entry.error = error
-        item.entry.answered()
-        settled.append(item.entry)
+        item.entry.chunks = b""
+        over.append(item.entry)
     elif item.stream is not None:
         failed.append((item.stream, error))
 
 
-def _published(name: str, directories: Directories, listings: dict[str, dict[str, str]]) -> str | None:
-    """Return the path of the message with the unique *name*, wherever a mail reader may have put it meanwhile."""
-    found = listings.get(directories.path)
+def _published(item: InFlight, listings: Listings) -> str | None:
+    """Return the path of the message, wherever a mail reader may have put it meanwhile; None if it is not there."""
+    directories = item.mailbox.directories
+    return _found(item.name, item.mailbox, (directories.new, directories.cur), listings)
+
+
+def _remove(item: InFlight, listings: Listings) -> None:
+    """Remove its file in ``tmp/``, if there is one. OSError if that cannot be done, or seen."""
+    if not item.tmp_name:  # it was never handed over
+        return
+    directories = item.mailbox.directories
+    path = _found(item.tmp_name, item.mailbox, (directories.tmp,), listings)
+    if path is not None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            directories.disk.unlink(path)
+
+
+def _found(name: str, mailbox: Mailbox, places: tuple[str, ...], listings: Listings) -> str | None:
+    """Return the path of the file whose name begins with the unique *name*.
+
+    The only listings there are outside of index() and clean_tmp(): the names end with sizes and flags.
+    """
+    directories = mailbox.directories
+    found = listings.get((directories.path, places))
     if found is None:
-        # The only listing there is outside of index() and clean_tmp(): the name ends with sizes and flags.
-        found = listings[directories.path] = {
-            re.split("[,:]", entry, maxsplit=1)[0]: f"{place}/{entry}"
-            for place in (directories.new, directories.cur)
-            for entry in _listed(directories, place)
+        found = listings[directories.path, places] = {
+            re.split("[,:]", name, maxsplit=1)[0]: f"{place}/{name}"
+            for place in places
+            for name in _listed(mailbox, place)
         }
     return found.get(name)
 
 
-def _listed(directories: Directories, place: str) -> list[str]:
+def _listed(mailbox: Mailbox, place: str) -> list[str]:
     try:
-        return directories.disk.listdir(place)
+        return mailbox.directories.disk.listdir(place)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _finish(entry: Entry, path: str) -> None:
     """Take a message that is published through what the helper may not have done any more."""
-    tmpfile = entry.tmpfile
+    directories = entry.mailbox.directories
     sizes = re.search(r",S=(\d+),W=(\d+)", path)
     if sizes is not None:
-        tmpfile.content.size, tmpfile.content.wire_size = map(int, sizes.groups())
+        entry.size, entry.wire_size = map(int, sizes.groups())
     else:  # a reader has dropped them
-        tmpfile.content.size = tmpfile.content.wire_size = tmpfile.directories.disk.stat(path).st_size
-    tmpfile.adopt(path)
-    if tmpfile.durability is Durability.FULL:
-        target = Target(entry)
-        target.entries.append(entry)
-        try:
-            target.open()
-        except OSError as exc:
-            entry.directory_synced(exc, ())
-        sync_now(target)
-    entry.conclude()
-
-
-def _remove(item: InFlight) -> None:
-    tmpfile = item.entry.tmpfile if item.entry is not None else item.stream.tmpfile if item.stream is not None else None
-    if tmpfile is not None and item.tmp_name:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            tmpfile.directories.disk.unlink(os.path.join(tmpfile.directories.tmp, item.tmp_name))
+        entry.size = entry.wire_size = directories.disk.stat(path).st_size
+    entry.chunks = b""
+    entry.path, entry.name = path, key_of(os.path.basename(path))
+    if entry.plan.durability is not Durability.FULL:
+        return
+    try:
+        target = Target(directories, os.path.dirname(path))
+    except OSError as exc:
+        entry.directory_failed(exc)
+        return
+    target.entries.append(entry)
+    failure: BaseException | None = None
+    try:
+        target.sync()
+    except BaseException as exc:
+        failure = exc
+    target.sync_ended(failure)
+    target.sync_above()
+    target.close()

@@ -5,61 +5,104 @@ The counterpart of `maildir_async.receive.spool`, with the same methods. On the 
 
 import errno
 from collections.abc import Callable
+from typing import Final, Protocol
 
-from maildir_async.commit.entry import Entry
-from maildir_async.disk.streamfile import StreamFile as TmpFile
+from maildir_async.commit.entry import Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.helper.channel import Channel
-from maildir_async.receive.buffer import Buffer
-from maildir_async.receive.spool import CHUNK_SIZE
 
-__all__ = ["HelperSpool"]
+__all__ = ["Buffer", "HelperSpool", "Writer"]
+
+#: Bytes sent in one frame at most. A chunk that a source gives may be of any size.
+MOST_SENT: Final = 4 * 2**20
+
+
+class Writer(Protocol):
+    """What has its message written: `maildir_async.receive.reception.Reception`."""
+
+    def written(self) -> None:
+        """Go on: a chunk has been written, and there is room for another."""
+        ...
+
+    def write_failed(self, exc: BaseException) -> None:
+        """End the delivery: *exc* went wrong."""
+        ...
+
+    def quiet(self) -> None:
+        """Look again what there is to do: the helper has done with something."""
+        ...
+
+
+class Buffer(Protocol):
+    """What gathers chunks: `maildir_async.receive.buffer.Buffer`."""
+
+    size: int
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Add a chunk that does not change any more."""
+        ...
+
+    def take(self) -> list[bytes | bytearray | memoryview]:
+        """Return all chunks, and be empty."""
+        ...
 
 
 class HelperSpool:
     """Gathers one message and has the helper write it.
 
     Args:
+        writer: what it is written for.
         channel: gives the channel to the helper, asked when there is something to send.
-        tmpfile: what the message is to be; no file of this process.
-        commit: takes messages that are whole before a chunk is full.
-        written: told whenever a chunk has been written, or can be.
-        failed: told what went wrong.
-        quiet: told whenever the helper has done with something.
+        mailbox: where the message goes.
+        plan: what is asked for it.
+        file: no file of this process; its content counts what the helper has stored.
+        commit: takes what is whole before a chunk is full.
+        buffer: what gathers it.
+        chunk_size: bytes of a whole chunk.
+
+    Attributes:
+        leftover: after `discard`, what could not be removed, if anything.
 
     """
 
     def __init__(
         self,
+        writer: Writer,
         channel: Callable[[], Channel | None],
-        tmpfile: TmpFile,
+        mailbox: Mailbox,
+        plan: Plan,
+        file: StreamFile,
         commit: Callable[[Entry], object],
-        written: Callable[[], object],
-        failed: Callable[[BaseException], object],
-        quiet: Callable[[], object],
+        *,
+        buffer: Buffer,
+        chunk_size: int,
     ) -> None:
+        self._writer: Writer | None = writer
         self._ask_for_channel = channel
-        self._channel: Channel | None = None  # the one that has the stream
-        self.tmpfile = tmpfile
+        self.mailbox = mailbox
+        self.plan = plan
+        self._content = file.content
         self._commit = commit
-        self._written = written
-        self._failed = failed
-        self._quiet = quiet
-        self._buffer = Buffer()
+        self._buffer = buffer
+        self._chunk_size = chunk_size
+        self._channel: Channel | None = None  # the one that has the stream
         self._number: int | None = None  # in the channel, once there is a chunk, until it is over
+        self._next = memoryview(b"")  # what is to be sent after the one under way
         self._is_writing = False
         self._is_discarded = False
-        self.leftover: str | None = None  # after `discard`: what could not be removed, if anything
+        self.leftover: str | None = None
 
     @property
     def size(self) -> int:
         """Bytes in memory that have not been sent yet."""
-        return self._buffer.size
+        return self._buffer.size + len(self._next)
 
     @property
     def has_room(self) -> bool:
         """Whether more may come: a chunk is not whole yet."""
-        return self.size < CHUNK_SIZE
+        return self.size < self._chunk_size
 
     @property
     def busy(self) -> bool:
@@ -74,25 +117,29 @@ class HelperSpool:
 
     def write_out(self) -> None:
         """Send a whole chunk, if there is one, unless the helper has not done with the last."""
-        if self._buffer.size < CHUNK_SIZE or self._is_writing or self._is_discarded:
+        if self._is_writing or self._is_discarded:
+            return
+        if not self._next and self._buffer.size >= self._chunk_size:
+            self._next = memoryview(b"".join(self._buffer.take()))
+        if not self._next:
             return
         if self._channel is None:
             self._channel = self._ask_for_channel()
             if self._channel is None:
-                text = "there is no helper process, and this message was not begun without one"
-                self._failed(AppendError(text, errno=errno.EPIPE, stage="receive"))
+                self._fail("there is no helper process, and this message was not begun without one")
                 return
             self._number = self._channel.open(self)
         if self._number is not None:
             self._is_writing = True
-            self._channel.write(self._number, b"".join(self._buffer.take()))
+            chunk, self._next = self._next[:MOST_SENT], self._next[MOST_SENT:]
+            self._channel.write(self._number, bytes(chunk))
 
     def take_rest(self) -> list[bytes | bytearray | memoryview]:
         """Return what has not been sent: less than a chunk, if this is not busy."""
         return self._buffer.take()
 
     def submit(self, entry: Entry) -> None:
-        """The message is whole with what *entry* holds."""
+        """Have the message committed, which is whole with what *entry* holds."""
         if self._channel is None or self._number is None:
             self._commit(entry)
         else:
@@ -102,31 +149,47 @@ class HelperSpool:
         """Drop what is in memory, and have the helper drop what it has."""
         self._is_discarded = True
         self._buffer.take()
+        self._next = memoryview(b"")
         if self._channel is not None and self._number is not None:
             self._channel.discard(self._number)
 
     def forget(self) -> None:
-        """The delivery is over."""
-        self._written = self._quiet = int
-        self._failed = id
+        """Let go of the delivery, which is over."""
+        self._writer = None
 
     # What the channel tells.
 
     def acknowledged(self, size: int) -> None:
-        """So many bytes are stored."""
+        """Learn that so many bytes are stored, and send on."""
         self._is_writing = False
-        self.tmpfile.content.size = size
-        self._written()
-        self.write_out()
-        self._quiet()
+        self._content.size = size
+        writer = self._writer
+        try:
+            if writer is not None:
+                writer.written()
+        finally:  # a KeyboardInterrupt in an on_progress
+            self.write_out()
+            if writer is not None:
+                writer.quiet()
 
-    def ended(self, error: MaildirError | None) -> None:
-        """The helper has nothing of it any more."""
+    def failed(self, error: MaildirError) -> None:
+        """Learn that it has come to nothing."""
+        if self._is_discarded:
+            self.discarded("; ".join(getattr(error, "__notes__", ())) or None)
+            return
         self._number = None
         self._is_writing = False
-        if self._is_discarded:
-            if error is not None:
-                self.leftover = "; ".join(getattr(error, "__notes__", ())) or None
-            self._quiet()
-        elif error is not None:
-            self._failed(error)
+        if self._writer is not None:
+            self._writer.write_failed(error)
+
+    def discarded(self, leftover: str | None) -> None:
+        """Learn that it is discarded, as asked."""
+        self._number = None
+        self._is_writing = False
+        self.leftover = leftover
+        if self._writer is not None:
+            self._writer.quiet()
+
+    def _fail(self, text: str) -> None:
+        if self._writer is not None:
+            self._writer.write_failed(AppendError(text, errno=errno.EPIPE, stage="receive"))

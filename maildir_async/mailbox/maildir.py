@@ -333,4 +333,4 @@ class Maildir:
 
 def _is_in_use(name: str) -> bool:
     """Whether this process, or its helper, is writing a file of that name in some ``tmp/``: no two have the same."""
-    return name in names_in_use() or name in streams_in_use() or name in names_in_use_by_helpers()
+    return name in names_in_use() or name in streams_in_use() or name.partition(",")[0] in names_in_use_by_helpers()

@@ -28,7 +28,7 @@ class Consumer(Protocol):
     """What takes the bytes. `maildir_async.AppendTask` is one.
 
     A consumer may also have ``fail(exc)``, told when a push adapter's source raises; ``expect_size(size)``, told when
-    the size is known before the first byte; and ``reader_crew``, the threads that read what blocks.
+    the size is known before the first byte; and ``readers``, the threads that read what blocks.
     """
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
@@ -83,7 +83,7 @@ def as_producer(message: Any, consumer: Consumer, *, streaming: bool = False) ->
 
     """
     # Threads that may hang are those of the GroupCommit that the message goes to.
-    crew: Crew | None = getattr(consumer, "reader_crew", None)
+    crew: Crew | None = getattr(consumer, "readers", None)
     source = source_of(message, crew if crew is not None else default_commit().readers)
     return PushAdapter(source, consumer) if streaming else PullAdapter(source, consumer)
 

@@ -14,10 +14,10 @@ from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
 from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.spool import HelperSpool
-from maildir_async.receive.buffer import Chunk, frozen
+from maildir_async.receive.buffer import Buffer, Chunk, frozen
 from maildir_async.receive.feed import Feed
 from maildir_async.receive.sources import BytesLike
-from maildir_async.receive.spool import Spool
+from maildir_async.receive.spool import CHUNK_SIZE, Spool
 from maildir_async.receive.submission import Submission
 from maildir_async.receive.user_code import CallersContext, failure_of
 
@@ -64,6 +64,7 @@ class Reception:
         commit: whose threads write.
         context: what code of the caller is to run in.
         size_limit: bytes of the largest message taken.
+        stays: whether it is written by this process, also if there is a helper.
 
     Attributes:
         received: bytes so far.
@@ -79,6 +80,8 @@ class Reception:
         commit: GroupCommit,
         context: CallersContext,
         size_limit: int | None,
+        *,
+        stays: bool,
     ) -> None:
         self._delivery = delivery
         self._loop = loop
@@ -90,10 +93,13 @@ class Reception:
         self.feed = Feed(self, loop, context)
         self.spool: Spool | HelperSpool
         disk = self._directories.disk
-        if commit.channel(loop, disk) is None:
+        if submission.is_linked or commit.channel(loop, disk) is None:  # links are made by this process
             self.spool = Spool(self, loop, file, commit)
         else:
-            self.spool = HelperSpool(self, partial(commit.channel, loop, disk), submission.mailbox, submission.plan, file, commit.submit)
+            channel, plan = partial(commit.channel, loop, disk), submission.plan
+            self.spool = HelperSpool(
+                self, channel, submission.mailbox, plan, file, commit.submit, buffer=Buffer(), chunk_size=CHUNK_SIZE
+            )
 
     # What comes.
 

@@ -62,6 +62,11 @@ class Submission:
         return self._entry is not None
 
     @property
+    def is_linked(self) -> bool:
+        """Whether there are to be links to it."""
+        return bool(self._linked)
+
+    @property
     def tmp_path(self) -> str | None:
         """Its file in ``tmp/``, once there has been one."""
         if self.file is not None and self.file.path:

@@ -112,7 +112,7 @@ class AppendTask:
         return self._delivery.submission.bytes_written
 
     @property
-    def reader_crew(self) -> Crew:
+    def readers(self) -> Crew:
         """The threads that read for it what blocks (see `as_producer`)."""
         return self._maildir.commit.readers
 
