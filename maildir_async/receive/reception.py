@@ -64,7 +64,6 @@ class Reception:
         commit: whose threads write.
         context: what code of the caller is to run in.
         size_limit: bytes of the largest message taken.
-        stays: whether it is written by this process, also if there is a helper.
 
     Attributes:
         received: bytes so far.
@@ -80,8 +79,6 @@ class Reception:
         commit: GroupCommit,
         context: CallersContext,
         size_limit: int | None,
-        *,
-        stays: bool,
     ) -> None:
         self._delivery = delivery
         self._loop = loop

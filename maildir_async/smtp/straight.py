@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Final
 
 from maildir_async.commit.admission import Place
-from maildir_async.errors import AppendError, MaildirError
+from maildir_async.errors import AppendError, MaildirError, busy_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.states import State
 from maildir_async.mailbox.fan_out import Outcome
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.task import AppendTask, busy_error
+from maildir_async.receive.task import AppendTask
 
 __all__ = ["Straight"]
 
