@@ -51,7 +51,8 @@ from maildir_async import (
 from maildir_async.commit.admission import Admission
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.posix import Disk, PosixDisk, write_all
+from maildir_async.disk.calls import Disk, write_all
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
 from maildir_async.format.names import names_for
