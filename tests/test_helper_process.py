@@ -47,16 +47,16 @@ from maildir_async import (
     NotAMaildirError,
     UncertainAppendError,
 )
-from maildir_async.commit.admission import Admission
-from maildir_async.commit.entry import Entry
+from maildir_async.commit.entry import TAKEN, Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
+from maildir_async.disk.calls import Disk, write_all
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.posix import Disk, PosixDisk, write_all
-from maildir_async.disk.tmpfile import TmpFile
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import Stage
-from maildir_async.format.content import Content
 from maildir_async.format.names import names_for
 from maildir_async.helper import program
-from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
+from maildir_async.helper.answers import error_from, error_to
+from maildir_async.helper.channel import InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
@@ -242,7 +242,10 @@ WRONG: Final = ["missing", "half made", "a file", "new is a file", "name too lon
 async def test_errors_are_as_without_it(
     tmp_path: Path, wrong: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What goes wrong in the helper is raised here: class, errno, stage, reply and text; nothing is left or printed."""
+    """What goes wrong in the helper is raised here: class, errno, stage, reply, text and cause.
+
+    Nothing is left, or printed.
+    """
     path = tmp_path / ("x" * 300 if wrong == "name too long" else "m")
     if wrong in ("half made", "new is a file"):
         for name in ("cur", "tmp"):
@@ -260,7 +263,9 @@ async def test_errors_are_as_without_it(
             await maildir.append(message)
         assert tree(tmp_path) == before
         exc = caught.value
-        return type(exc), exc.errno, exc.stage, exc.smtp_reply, exc.temporary, str(exc)
+        cause = exc.__cause__
+        told = None if cause is None else (type(cause), getattr(cause, "errno", None))
+        return type(exc), exc.errno, exc.stage, exc.smtp_reply, exc.temporary, str(exc), told
 
     expected = await fail(GroupCommit())
     async with helped() as commit:
@@ -306,25 +311,27 @@ ERRORS: Final[list[MaildirError]] = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__} {error}")
 def test_an_error_passes_from_process_to_process(error: MaildirError) -> None:
-    """It comes out with the same class, text, errno, stage, reply, path and notes."""
+    """It comes out with the same class, text, errno, stage, reply, path and notes, and what the system said."""
     error.add_note("a note")
+    error.__cause__ = PermissionError(errno.EACCES, "not for you", "/a/path")
     copy = error_from(*error_to(error))
     assert type(copy) is type(error)
     assert vars(copy) == vars(error)
     assert (str(copy), copy.smtp_reply) == (str(error), error.smtp_reply)
+    assert type(copy.__cause__) is PermissionError
+    assert (copy.__cause__.errno, copy.__cause__.strerror) == (errno.EACCES, "not for you")
 
 
 @pytest.fixture
 def helper_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultDisk]:
     """The disk of helpers that are no processes, but threads of this one, so that their calls can fail as told."""
     disk, threads = FaultDisk(), list[threading.Thread]()
-    monkeypatch.setattr(program, "_disk", disk)
 
     def start(process: HelperProcess) -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
-            asyncio.run(program._serve(theirs, os.getppid(), syncfs=False))
+            asyncio.run(program.serve(theirs, os.getppid(), disk, syncfs=False))
             theirs.close()
 
         threads.append(thread := threading.Thread(target=serve))
@@ -380,6 +387,9 @@ def test_every_call_of_the_helper_fails(
                 await maildir.append(message, received_at=1.0)
             assert type(caught.value) is kind_of
             assert (caught.value.errno, caught.value.stage) == (number, stage)
+            cause = caught.value.__cause__
+            assert isinstance(cause, OSError)
+            assert (cause.errno, cause.strerror) == (number, os.strerror(number))
             left = {f"{maildir.path}/new/{name}" for name in look.names("new")} - {first.path}
             assert left == ({caught.value.path} if isinstance(caught.value, UncertainAppendError) else set())
             assert look.names("tmp") == []
@@ -594,25 +604,18 @@ class Wreck:
         self.path = path
         self.disk = disk
         self.directories = Directories(path, disk=disk, create=True)
-        self.recorded: list[Entry] = []
-        self.admission = Admission(10, 10_000)
-        tmpfile = TmpFile(
-            self.directories,
-            names_for(None),
-            Content(),
-            mode=0o600,
-            flags=flags,
-            mtime_ns=None,
-            durability=durability,
-        )
-        loop: Any = None
-        place = self.admission.request(8, loop, int, wait=True)
-        assert place is not None
-        chunks = (b"two\n",) if streamed else (self.content,)
-        self.entry = Entry(tmpfile, chunks, loop=loop, place=place, settle=id, record=self.recorded.append)
-        self.entry.take()
-        stream = cast(Stream, _Stream(tmpfile)) if streamed else None
-        self.item = InFlight(self.tmp_name if streamed else self.name, stream=stream)
+        self.mailbox = Mailbox(self.directories, names_for(None), 0o600)
+        self.commit = GroupCommit()
+        plan = Plan(durability, flags)
+        chunks = [b"two\n"] if streamed else self.content
+        loop: Any = _Loop()
+        self.entry = Entry(self.mailbox, plan, chunks, loop, loop)
+        assert self.commit.admission.admit(8)
+        self.entry.cost = 8
+        self.entry.state = TAKEN
+        self.mailbox.enter()
+        stream = cast(Stream, _Stream()) if streamed else None
+        self.item = InFlight(self.mailbox, self.tmp_name if streamed else self.name, stream=stream)
         if whole:
             self.item.name, self.item.entry = self.name, self.entry
 
@@ -628,16 +631,18 @@ class Wreck:
 
     def recover(self) -> str:
         """Do that, and return what the message is: settled, to be delivered again, or failed; never two of these."""
-        settled, again, failed = recover([self.item])
-        assert len(settled) + len(again) + len(failed) == 1
+        over, again, failed = recover([self.item])
+        assert len(over) + len(again) + len(failed) == 1
         if again:
             assert again == [self.entry]
-            assert self.recorded == []
+            assert self.mailbox.in_flight == 1
             return "again"
-        if settled:
-            assert settled == [self.entry] == self.recorded
-            assert self.admission.pending == 0
+        if over:
+            assert over == [self.entry]
+            self.commit.queue.settle(over)
+            assert (self.commit.admission.pending, self.mailbox.in_flight) == (0, 0)
             assert (self.entry.error is None) != (self.entry.delivered is None)
+            assert self.mailbox.delivered == (self.entry.error is None)
             return "settled"
         assert failed[0][0] is self.item.stream
         self.error = failed[0][1]
@@ -645,8 +650,14 @@ class Wreck:
 
 
 class _Stream:
-    def __init__(self, tmpfile: TmpFile) -> None:
-        self.tmpfile = tmpfile
+    """A message being received, that is told nothing."""
+
+
+class _Loop:
+    """A loop that nobody runs."""
+
+    def call_soon_threadsafe(self, *_: object) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -675,7 +686,7 @@ MakeWreck = Callable[..., Wreck]
 )
 def test_published_and_not_told(wreck: MakeWreck, place: str, also_in_tmp: bool, streamed: bool) -> None:
     """A message that had been published counts as delivered, where it is now, and nothing is left in tmp/."""
-    tmp = f"tmp/{Wreck.tmp_name if streamed else Wreck.name}"
+    tmp = f"tmp/{Wreck.tmp_name if streamed else Wreck.published}"
     found = wreck(place, *([tmp] if also_in_tmp else []), streamed=streamed)
     assert found.recover() == "settled"
     delivered = found.entry.delivered
@@ -705,9 +716,9 @@ def test_published_and_no_more_was_asked_for(wreck: MakeWreck, durability: Durab
 @pytest.mark.parametrize("in_tmp", [True, False])
 def test_whole_here_and_not_published(wreck: MakeWreck, in_tmp: bool, content: bytes | None) -> None:
     """A message in memory that was not published is delivered anew, and what there is of it in tmp/ is removed."""
-    found = wreck(*([f"tmp/{Wreck.name}"] if in_tmp else []), content=content)
+    found = wreck(*([f"tmp/{Wreck.published}"] if in_tmp else []), content=content)
     assert found.recover() == "again"
-    assert found.entry.chunks == (Wreck.content,)
+    assert found.entry.chunks == Wreck.content
     assert tree(found.path) == {"tmp": None, "new": None, "cur": None}
 
 
@@ -725,7 +736,7 @@ def test_streamed_and_not_published(wreck: MakeWreck, in_tmp: bool, whole: bool)
 
 def test_neighbours_are_left_alone(wreck: MakeWreck) -> None:
     """What has another name, however similar, is not taken for the message, nor removed."""
-    found = wreck(f"new/{Wreck.name}x,S=8,W=10", f"cur/x{Wreck.name},S=8,W=10:2,", f"tmp/{Wreck.name}x")
+    found = wreck(f"new/{Wreck.name}x,S=8,W=10", f"cur/x{Wreck.name},S=8,W=10:2,", f"tmp/{Wreck.name}x,S=8,W=10")
     before = tree(found.path)
     assert found.recover() == "again"
     assert tree(found.path) == before
@@ -754,7 +765,7 @@ def test_found_but_not_durable(wreck: MakeWreck) -> None:
 @pytest.mark.parametrize("also_in_tmp", [False, True], ids=["renamed", "linked"])
 def test_found_but_tmp_cannot_be_changed(wreck: MakeWreck, also_in_tmp: bool, number: int) -> None:
     """A message that is visible is never told of as not delivered, whatever cannot be removed from tmp/."""
-    found = wreck(f"new/{Wreck.published}", *([f"tmp/{Wreck.name}"] if also_in_tmp else []))
+    found = wreck(f"new/{Wreck.published}", *([f"tmp/{Wreck.published}"] if also_in_tmp else []))
     assert isinstance(found.disk, FaultDisk)
     found.disk.faults.append(Fault("unlink", number, nth=0))
     assert found.recover() == "settled"
@@ -798,7 +809,8 @@ def test_directories_are_listed_once(wreck: MakeWreck) -> None:
     assert isinstance(found.disk, FaultDisk)
     others = [Wreck(found.path, found.disk) for _ in range(5)]
     recover([found.item, *(other.item for other in others)])
-    assert [call.operation for call in found.disk.calls].count("listdir") == 2
+    listed = [call.path for call in found.disk.calls if call.operation == "listdir"]
+    assert sorted(listed) == [f"{found.path}/{name}" for name in ("cur", "new", "tmp")]
 
 
 # The death of this process.
