@@ -242,10 +242,18 @@ def _servers(form: Form) -> list[Case]:
             "SMTP, FULL, 64 connections, 4 KiB, one maildir",
             "jext4",
             _entries(
-                at_once, "smtp smtp-mailbox", "smtp-stock smtp-one-by-one smtp-sink smtp-streaming-sink", form=form
+                at_once, "smtp smtp-mailbox smtp-streaming-sink", "smtp-stock smtp-one-by-one smtp-sink", form=form
             ),
             "smtp-mailbox",
-            (Target("SMTP, 64 connections, against aiosmtpd's Mailbox", "smtp", 2.5, against="smtp-mailbox"),),
+            (
+                Target("SMTP, 64 connections, against aiosmtpd's Mailbox", "smtp", 4, against="smtp-mailbox"),
+                Target(
+                    "SMTP, 64 connections, against StreamingSMTP that discards",
+                    "smtp",
+                    0.5,
+                    against="smtp-streaming-sink",
+                ),
+            ),
             quick=True,
         ),
         Case(
@@ -254,7 +262,7 @@ def _servers(form: Form) -> list[Case]:
             "jext4",
             _entries(at_once, "lmtp lmtp-dovecot", form=form),
             "lmtp-dovecot",
-            (Target("LMTP, 64 connections, against Dovecot", "lmtp", 2, against="lmtp-dovecot"),),
+            (Target("LMTP, 64 connections, against Dovecot", "lmtp", 2.5, against="lmtp-dovecot"),),
         ),
         Case(
             "smtp-100mib",

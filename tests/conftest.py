@@ -20,8 +20,8 @@ import pytest
 from blockbuster import BlockBusterFunction
 
 import maildir_async
-from maildir_async.disk.posix import PosixDisk
 from maildir_async.commit.rounds import names_in_use
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.streamfile import streams_in_use
 
 

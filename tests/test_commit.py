@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from maildir_async.disk.tmpfile import in_use
 
 from look import Look, descriptors, until
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
-from maildir_async.disk.tmpfile import in_use
 from maildir_async.testing import Fault, FaultDisk
 
 pytestmark = pytest.mark.every_loop

@@ -1,7 +1,9 @@
 """`maildir_async.smtp.dot_stuffing`, and the reader that goes by it: in any chunking, the message that was sent."""
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from maildir_async.smtp import wire
 from maildir_async.smtp.dot_stuffing import TERMINATOR, LineLimit, Unstuffer, begun
 from maildir_async.smtp.wire import each_chunk, each_octet
 from support import reproducible
@@ -232,3 +235,59 @@ def test_a_limit_that_cannot_be() -> None:
     """A limit that no line could keep to is a ValueError."""
     with pytest.raises(ValueError, match="2 octets"):
         LineLimit(2)
+
+
+async def test_one_large_chunk_a_turn() -> None:
+    """However many large messages come at once, one chunk of one is taken in a turn of the loop; each has its turn, and
+    none is kept by one that is given up.
+    """
+    turn, taken = 0, list[tuple[int, int]]()
+
+    async def receive(number: int) -> None:
+        reader = asyncio.StreamReader(limit=64)
+
+        async def take(chunk: bytes) -> None:
+            if not chunk.endswith(b"\r\n"):
+                taken.append((turn, number))
+                reader.feed_data(b"x" * 100 if len(taken) < 50 else b"\r\n.\r\n")
+
+        reader.feed_data(b"x" * 200)
+        await each_chunk(reader, take)
+
+    messages = [asyncio.create_task(receive(number)) for number in range(5)]
+    for _ in range(200):
+        await asyncio.sleep(0)
+        turn += 1
+        if turn == 3:
+            messages[3].cancel()
+    assert [message.done() for message in messages] == [True] * 5
+    assert messages[3].cancelled()
+    assert len({turn for turn, _ in taken}) == len(taken)
+    whole = [number for _, number in taken[10:40]]
+    assert all(set(whole[at : at + 4]) == {0, 1, 2, 4} for at in range(len(whole) - 3))
+
+
+def test_a_loop_is_not_kept_by_who_waited_on_it() -> None:
+    """One that is dropped with large messages on their way is freed, and nothing of it is left here."""
+
+    async def receive() -> None:
+        reader = asyncio.StreamReader(limit=64)
+        reader.feed_data(b"x" * 1000)
+
+        async def take(chunk: bytes) -> None:
+            reader.feed_data(chunk)
+
+        await each_chunk(reader, take)
+
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(receive()) for _ in range(3)]
+    loop.run_until_complete(asyncio.sleep(0))
+    assert len(wire._turns) == 1
+    dropped = weakref.ref(loop)
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # as is meant
+    del loop, tasks, task
+    gc.collect()
+    assert dropped() is None
+    assert not wire._turns

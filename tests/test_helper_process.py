@@ -31,6 +31,7 @@ from typing import Any, Final, cast
 
 import anyio
 import pytest
+from maildir_async.disk.tmpfile import TmpFile
 
 import maildir_async
 from look import Look, chunks_of, descriptors, until
@@ -56,7 +57,7 @@ from maildir_async.errors import Stage
 from maildir_async.format.names import names_for
 from maildir_async.helper import program
 from maildir_async.helper.answers import error_from, error_to
-from maildir_async.helper.channel import InFlight, Stream
+from maildir_async.helper.channel import Channel, InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
@@ -1287,6 +1288,242 @@ async def test_options_of_a_class_of_one_s_own(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             one, other = await asyncio.gather(maildir.append(b"1\r\n", **options), maildir.append(b"2"))
     assert (Path(one.path).read_bytes(), one.flags, Path(other.path).read_bytes()) == (b"X: 1\n1\n", "S", b"2")
+
+
+# What cannot go over.
+
+
+@one_loop
+@pytest.mark.parametrize("kind", ["short", "stream"])
+async def test_each_frame_fails_alone(tmp_path: Path, kind: str) -> None:
+    """A message that cannot be told to the helper fails by itself, and leaves nothing; the others of its turn go."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append(b"first use")
+        pid = pid_of(commit)
+        bad = AppendTask(maildir, b"short" if kind == "short" else chunks_of(b"x" * LONG, 600_000)())
+        bad._plan.newline = cast(Any, Word.LF)  # past all checks
+        async with asyncio.timeout(30):
+            one, error, two = await asyncio.gather(
+                maildir.append(b"one"), bad, maildir.append(b"y" * LONG), return_exceptions=True
+            )
+            await maildir.append(b"afterwards")
+        assert isinstance(one, Delivered)
+        assert isinstance(two, Delivered)
+        assert type(error) is AppendError
+        assert error.errno == errno.EMSGSIZE
+        assert isinstance(error.__cause__, ValueError)
+        assert pid_of(commit) == pid
+        assert (commit.statistics().pending, maildir.statistics().in_flight) == (0, 0)
+    assert sorted(map(len, Look(maildir.path).messages())) == [3, 9, 10, LONG]
+    Look(maildir.path).assert_tmp_empty()
+
+
+@one_loop
+@pytest.mark.parametrize("long", ["message", "prefix"])
+async def test_what_no_frame_can_hold_is_delivered_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: str
+) -> None:
+    """A whole message too large for a frame (2 GiB; here 1,000 bytes) is delivered by this process."""
+    monkeypatch.setattr("maildir_async.helper.channel.LARGEST", 1000)
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        message, prefix = (b"x" * 1001, b"") if long == "message" else (b"", b"X: " + b"x" * 997 + b"\n")
+        await asyncio.gather(maildir.append(b"short"), maildir.append(message, prefix=prefix))
+        assert commit.statistics().messages == 1
+    assert sorted(Look(maildir.path).messages()) == sorted([b"short", prefix + message])
+
+
+@one_loop
+async def test_a_chunk_of_any_size_goes_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a source gives at once, however much, is sent in frames of a bounded size, one unanswered at a time."""
+    sizes: list[int] = []
+    write = Channel.write
+
+    def counted(channel: Channel, number: int, chunk: bytes) -> None:
+        sizes.append(len(chunk))
+        write(channel, number, chunk)
+
+    monkeypatch.setattr(Channel, "write", counted)
+    content = b"".join(b"%07d\n" % number for number in range(1_500_000))
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append([b"begun ", content, b"ended"])
+    assert len(sizes) >= 3
+    assert max(sizes) <= 4 * 2**20
+    assert Look(maildir.path).messages() == [b"begun " + content + b"ended"]
+
+
+async def test_no_descriptor_for_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no connection can be made this process delivers; once one can be, the helper does."""
+
+    def full(process: HelperProcess) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("maildir_async.helper.process.BACK_OFF_S", (0.0, 0.0))
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        with monkeypatch.context() as patch:
+            patch.setattr(HelperProcess, "connect", full)
+            await maildir.append(b"1")
+            await maildir.append(b"x" * LONG)
+        assert (commit.statistics().messages, commit.statistics().helper_pid) == (2, None)
+        await maildir.append(b"2")
+        assert (commit.statistics().messages, commit.statistics().pending) == (2, 0)
+    assert len(Look(maildir.path).messages()) == 3
+
+
+def test_a_leftover_of_a_stream_is_told(tmp_path: Path, helper_disk: FaultDisk) -> None:
+    """When the helper cannot remove what it has of a stream that is given up here, the error has a note of it."""
+
+    async def main() -> None:
+        async with helped() as commit:
+            maildir = Maildir(tmp_path / "m", commit=commit)
+            task = await begin_stream(maildir)
+            helper_disk.faults.append(Fault("unlink", errno.EROFS, path="/tmp/"))
+            task.fail(ConnectionResetError("gone"))
+            with pytest.raises(ConnectionResetError) as caught:
+                await task
+            assert "tmp/" in caught.value.__notes__[0]
+            (left,) = Look(maildir.path).names("tmp")
+            os.unlink(f"{maildir.path}/tmp/{left}")
+
+    asyncio.run(main())
+
+
+def test_what_a_closed_loop_had_in_flight_is_counted(tmp_path: Path) -> None:
+    """Whole messages of a loop that is closed are delivered by the helper, counted, and have given their places back."""
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(maildir.append(b"first use"))
+    pid = stop(commit)
+
+    async def begin() -> list[asyncio.Task[Delivered]]:
+        begun = [asyncio.ensure_future(maildir.append(b"%d" % number)) for number in range(20)]
+        await turns(5)
+        return begun
+
+    tasks = loop.run_until_complete(begin())
+    assert commit.statistics().pending == 20
+    for task in tasks:
+        cast(Any, task)._log_destroy_pending = False
+    loop.close()
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: commit.statistics().pending == 0)
+    until(lambda: maildir.statistics().in_flight == 0)
+    assert maildir.statistics().delivered == 21
+    assert len(Look(maildir.path).messages()) == 21
+
+    async def close() -> None:
+        assert pid_of(commit) == pid, "the helper had to end for it"
+        await maildir.aclose()
+        await commit.aclose()
+
+    asyncio.run(close())
+
+
+class _Stuck:
+    """A process in uninterruptible sleep: not even a kill ends it."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self.kills = 0
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Come to nothing; that time passes at once."""
+        assert timeout is not None, "waits without a bound"
+        self.waited_s += timeout
+        raise subprocess.TimeoutExpired("helper", timeout)
+
+    def kill(self) -> None:
+        """Do nothing."""
+        self.kills += 1
+
+
+@pytest.mark.parametrize("timeout_s", [60.0, 0.5, 0.0, -1.0])
+def test_waiting_for_its_end_has_a_bound(timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that not even a kill ends is waited for no longer than was asked for, and that it has not ended is told."""
+    process, stuck = HelperProcess(syncfs=False), _Stuck()
+    now = [1000.0]
+    monkeypatch.setattr("maildir_async.helper.process.time.monotonic", lambda: now[0] + stuck.waited_s)
+    process._popen = cast(Any, stuck)
+    process._started.set()
+    assert process.wait_gone(timeout_s) is False
+    assert stuck.kills == 1
+    assert stuck.waited_s <= max(timeout_s, 0.0)
+
+
+def test_waiting_for_one_that_is_being_started_has_a_bound() -> None:
+    """A start that hangs holds nobody up past his limit; and one that nobody is going to make holds up nobody."""
+    process = HelperProcess(syncfs=False)
+    assert process.wait_gone(0.01) is False
+    process.abandon()
+    assert process.wait_gone(30) is True
+
+
+LATE_IMPORTS: Final = """
+import asyncio, os, signal, socket, sys, threading
+import maildir_async, maildir_async.helper.program as program
+from maildir_async import GroupCommit, Maildir, MaildirError
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.helper.process import HelperProcess
+
+def start(process):
+    ours, theirs = socket.socketpair()
+    threading.Thread(
+        target=lambda: asyncio.run(program.serve(theirs, os.getppid(), PosixDisk(), syncfs=False))
+    ).start()
+    with process._lock:
+        process._control = ours
+        waiting, process._to_pass = process._to_pass, []
+    for end in waiting:
+        process._pass(end)
+    process._started.set()
+
+async def chunks():
+    for _ in range(10):
+        yield b"x" * 200_000
+
+async def main(where, path):
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(path, commit=commit)
+    await maildir.append(b"1")
+    await maildir.append(chunks())
+    try:
+        await Maildir(path + "/new/no", create=False, commit=commit).append(b"2")
+        sys.exit("delivered")
+    except MaildirError:
+        pass
+    if where == "process":
+        os.kill(commit.statistics().helper_pid, signal.SIGKILL)
+        await asyncio.gather(*(maildir.append(b"3") for _ in range(50)))
+    await commit.aclose()
+
+where, path = sys.argv[1:]
+if where == "thread":
+    HelperProcess.start = start
+before = set(sys.modules)
+asyncio.run(main(where, path))
+late = set(sys.modules) - before
+sys.exit(f"imported late: {late}" if late else 0)
+"""
+
+
+@pytest.mark.parametrize("where", ["process", "thread"])
+def test_nothing_is_imported_late(tmp_path: Path, where: str) -> None:
+    """Neither side imports anything for a delivery, an error or a death: there may be no descriptor for it."""
+    run = subprocess.run(
+        [sys.executable, "-c", LATE_IMPORTS, where, str(tmp_path / "m")],
+        env=os.environ | {"PYTHONPATH": str(Path(maildir_async.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @one_loop

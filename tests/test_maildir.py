@@ -38,7 +38,6 @@ from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.content import Content, check_newline, check_prefix
 from maildir_async.format.names import UniqueNames
 from maildir_async.format.options import nanoseconds
-from maildir_async.mailbox import maildir as maildir_module
 from maildir_async.mailbox.maildir import _is_in_use
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, tree, turns

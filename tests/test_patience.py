@@ -318,7 +318,7 @@ async def test_a_handler_s_deadline_is_told_when_the_message_has_come(tmp_path: 
 def test_a_delivery_has_more_time_than_a_client() -> None:
     """By default it is the session that ends what takes too long; the delivery's deadline is for what goes wrong."""
     handler = MaildirHandler("/tmp/m")
-    assert handler._options["deadline"] > timedelta(seconds=2 * MESSAGE_TIMEOUT_S)
+    assert handler._deadline > timedelta(seconds=2 * MESSAGE_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, math.nan])

@@ -131,7 +131,7 @@ async def test_the_first_descriptor_is_the_one_that_knows(tmp_path: Path) -> Non
         streams.append(stream := maildir.open_append())
         await stream.send(bytes([letter]) * 1_300_000)
         async with asyncio.timeout(30):
-            while not stream.bytes_written or stream._reception is None or stream._reception.spool.busy:
+            while not stream.bytes_written or (of := stream._delivery.reception) is None or of.spool.busy:
                 await asyncio.sleep(0.001)
     first, second = streams
     second.unregister_producer()

@@ -16,7 +16,7 @@ __all__ = ["UncancellableFuture", "run_in_thread", "until_done"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The first CancelScope imports it: 40 ms of file I/O on the loop's thread, and an OSError without a descriptor to spare.
+# The first CancelScope imports it: 40 ms of file I/O on the loop's thread, or an OSError without a spare descriptor.
 importlib.import_module("anyio._backends._asyncio")
 
 
@@ -32,14 +32,15 @@ class UncancellableFuture(asyncio.Future[T]):
         return False
 
 
-async def until_done(future: "UncancellableFuture[T]") -> T:
-    """Return what *future* comes to, through cancellation of every kind, which is raised then.
+async def until_done(future: asyncio.Future[T]) -> T:
+    """Return what *future*, an uncancellable one, comes to, through cancellation of every kind, which is raised then.
 
     The shield keeps an anyio scope from cancelling anew in every turn of the loop; the future does not let a native
     `asyncio.Task.cancel` through before it is done.
     """
     with anyio.CancelScope(shield=True):
-        return await future
+        await future
+    return future.result()
 
 
 def run_in_thread(

@@ -24,9 +24,9 @@ from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.shared_file import SharedFile, Target
 from maildir_async.receive.producers import read_all
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message
+from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.task import AppendTask, cost_of
+from maildir_async.receive.task import AppendTask
 from maildir_async.receive.user_code import in_own_task
 
 __all__ = ["FanOut", "Outcome", "deliver"]

@@ -1,14 +1,15 @@
 """Many appends, several at a time."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import anyio
 
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.options import check_callback, check_count
+from maildir_async.receive.user_code import failure_of, is_foreign
 
 __all__ = ["settle_many"]
 
@@ -23,7 +24,7 @@ async def settle_many(
     """Append *messages*, *concurrency* at a time, and return what became of each, in the order given.
 
     If *messages* or *on_progress* raises, or this is cancelled, no further message is begun, those in flight are
-    cancelled and waited for, and that exception is raised.
+    cancelled and waited for, and that exception is raised: an AppendError for a CancelledError of theirs.
     """
     concurrency = check_count("concurrency", concurrency, least=1)
     check_callback("on_progress", on_progress)
@@ -47,8 +48,13 @@ async def settle_many(
                 stored += delivered.size
             except Exception as exc:
                 outcomes[number] = exc
+            except asyncio.CancelledError as exc:
+                if not is_foreign(exc):
+                    raise
+                outcomes[number] = failure_of(exc)
             if on_progress is not None:
-                on_progress(len(outcomes), total, stored)
+                with _no_cancellation():
+                    on_progress(len(outcomes), total, stored)
 
     async with aclosing(_numbered(messages)) as numbered:
         try:
@@ -56,17 +62,34 @@ async def settle_many(
                 for _ in range(concurrency if total is None else min(concurrency, total)):
                     group.start_soon(append_on, numbered)
         except BaseExceptionGroup as exc:
-            raise exc.exceptions[0] from None  # what a plain loop over them would have raised
+            failure = exc.exceptions[0]
+            raise failure from failure.__cause__  # what a plain loop over them would have raised
     return [outcomes[number] for number in sorted(outcomes)]
 
 
 async def _numbered(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[tuple[int, Any], None]:
     number = 0
     if isinstance(messages, AsyncIterable):
-        async for message in messages:
-            yield number, message
-            number += 1
+        with _no_cancellation():
+            async for message in messages:
+                yield number, message
+                number += 1
     else:
-        for message in messages:
-            yield number, message
-            number += 1
+        with _no_cancellation():
+            for message in messages:
+                yield number, message
+                number += 1
+
+
+@contextmanager
+def _no_cancellation() -> Generator[None, None, None]:
+    """Have a CancelledError of the caller's code be a failure of that, unless the running task has been cancelled.
+
+    The task group would take it for the end of that task, and the call would return as if all were done.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        if not is_foreign(exc):
+            raise
+        raise failure_of(exc) from exc

@@ -1,6 +1,7 @@
 """How a delivery ends: one future, settled once, that nobody's cancellation ends before."""
 
 import asyncio
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -20,7 +21,7 @@ class Cancellable(Protocol):
 
 
 class Ending(asyncio.Future[Delivered]):
-    """The outcome of a delivery. Cancelling it cancels the delivery, which settles it when that is done, or too late."""
+    """The outcome of a delivery. To cancel it is to cancel that, which settles it when it is done, or too late."""
 
     def __init__(self, delivery: Cancellable, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -62,7 +63,7 @@ class Ending(asyncio.Future[Delivered]):
         interrupted: asyncio.CancelledError | None = None
         if not self.done():
             try:
-                await asyncio.wait([self])
+                await self._waiter()
             except asyncio.CancelledError as exc:
                 interrupted = exc
             except GeneratorExit:  # thrown away, with its loop
@@ -82,6 +83,12 @@ class Ending(asyncio.Future[Delivered]):
         self._note(interrupted)
         raise interrupted
 
+    def _waiter(self) -> asyncio.Future[None]:
+        """Return what is done when this is, and may be cancelled at once."""
+        waiter: asyncio.Future[None] = self.get_loop().create_future()
+        self.add_done_callback(partial(_wake, waiter))
+        return waiter
+
     async def settled(self) -> None:
         """Return when it is settled, through cancellation of every kind.
 
@@ -89,7 +96,7 @@ class Ending(asyncio.Future[Delivered]):
         native `asyncio.Task.cancel` through before it is done.
         """
         if not self.done():
-            over: asyncio.Future[None] = UncancellableFuture(loop=self.get_loop())
+            over: UncancellableFuture[None] = UncancellableFuture(loop=self.get_loop())
             self.add_done_callback(lambda _: over.set_result(None))
             with anyio.CancelScope(shield=True):
                 await over
@@ -98,3 +105,8 @@ class Ending(asyncio.Future[Delivered]):
         """Say in *exc*, which is raised for it, what has been left behind."""
         for note in self._notes:
             exc.add_note(note)
+
+
+def _wake(waiter: asyncio.Future[None], _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
-from maildir_async.receive.user_code import CallersContext, answer_of, failure_of, goes_on
+from maildir_async.receive.user_code import CallersContext, answer_of, failure_of, goes_on, raised_by
 
 __all__ = ["Feed", "Receiver"]
 
@@ -28,8 +28,8 @@ class Receiver(Protocol):
         """Whether it can take more now."""
         ...
 
-    def source_failed(self, verdict: BaseException) -> None:
-        """End the delivery: with what its source has failed with, or as cancelled."""
+    def source_failed(self, exc: BaseException) -> None:
+        """End the delivery: with what its source has raised, or as cancelled."""
         ...
 
     def quiet(self) -> None:
@@ -240,7 +240,7 @@ class Feed:
 
     def _report(self, exc: BaseException) -> None:
         # The delivery has its reason to fail already; this one must not replace it, nor be lost.
-        self._loop.call_exception_handler({"message": "stop_producing() raised", "exception": exc})
+        self._loop.call_exception_handler({"message": "stop_producing() raised", "exception": raised_by(exc)})
         if goes_on(exc):
             raise exc
 

@@ -12,13 +12,14 @@ The contracts are Twisted's (twisted.internet.interfaces), with methods that may
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.threads import Crew
 from maildir_async.group_commit import default_commit
 from maildir_async.receive.sources import END, BytesLike, Source, is_nothing, source_of
-from maildir_async.receive.user_code import answer_of, failure_of, goes_on
+from maildir_async.receive.user_code import answer_of, failure_of, goes_on, raised_by
 
 __all__ = ["Consumer", "PullProducer", "PushProducer", "as_producer", "read_all"]
 
@@ -27,7 +28,7 @@ class Consumer(Protocol):
     """What takes the bytes. `maildir_async.AppendTask` is one.
 
     A consumer may also have ``fail(exc)``, told when a push adapter's source raises; ``expect_size(size)``, told when
-    the size is known before the first byte; and ``reader_crew``, the threads that read what blocks.
+    the size is known before the first byte; and ``readers``, the threads that read what blocks.
     """
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
@@ -82,7 +83,7 @@ def as_producer(message: Any, consumer: Consumer, *, streaming: bool = False) ->
 
     """
     # Threads that may hang are those of the GroupCommit that the message goes to.
-    crew: Crew | None = getattr(consumer, "reader_crew", None)
+    crew: Crew | None = getattr(consumer, "readers", None)
     source = source_of(message, crew if crew is not None else default_commit().readers)
     return PushAdapter(source, consumer) if streaming else PullAdapter(source, consumer)
 
@@ -93,29 +94,22 @@ async def read_all(message: Any, crew: Crew, take: Callable[[Any], Awaitable[obj
     To be run by `in_own_task`. Raises what *take* does, or what a delivery fails with whose source this is; the source
     is closed then.
     """
-    source: Source | None = None
-
-    def begin() -> Source:
-        return source_of(message, crew)
-
+    source: Source = await answer_of(partial(source_of, message, crew))
     try:
-        source = await answer_of(begin)
-        chunk: Any = None
         while not source.last and (chunk := await answer_of(source.read)) is not END:
             await take(chunk)
             await asyncio.sleep(0)  # neither need give the loop a turn
     finally:
-        if source is not None:
-            await _close(source)
+        await _close(source)
 
 
 async def _close(source: Source) -> None:
-    """End what reading *source* began. What its code raises there must not replace what has been before, nor be lost."""
+    """End what reading *source* began. What its code raises there must not replace what has been, nor be lost."""
     try:
         await answer_of(source.close)
     except Exception as exc:
         text = "a source raised as it was closed"
-        asyncio.get_running_loop().call_exception_handler({"message": text, "exception": exc})
+        asyncio.get_running_loop().call_exception_handler({"message": text, "exception": raised_by(exc)})
 
 
 class PullAdapter:
@@ -150,6 +144,7 @@ class PushAdapter:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._is_stopped = False
+        self._is_told = False  # what its source has raised
         self._over: asyncio.Future[None] = UncancellableFuture(loop=loop)
         self._task = loop.create_task(self._produce())
         self._task.add_done_callback(self._produced)
@@ -180,16 +175,15 @@ class PushAdapter:
         except asyncio.CancelledError:
             raise
         except BaseException as exc:
-            if not self._is_stopped and not self._told(failure_of(exc)):
-                raise
-            if goes_on(exc):
+            self._is_told = self._is_stopped or self._tell(failure_of(exc))
+            if goes_on(exc) or not self._is_told:
                 raise
         finally:
             if self._is_stopped and (task := asyncio.current_task()) is not None:
                 task.uncancel()  # heard: what closing waits for is not to be taken for it
             await _close(self._source)
 
-    def _told(self, exc: BaseException) -> bool:
+    def _tell(self, exc: BaseException) -> bool:
         """Have the consumer fail with *exc*; return whether it is one that can be told."""
         fail = getattr(self._consumer, "fail", None)
         if fail is not None:
@@ -199,7 +193,9 @@ class PushAdapter:
     def _produced(self, task: asyncio.Task[None]) -> None:
         self._over.set_result(None)
         if task.cancelled() and not self._is_stopped:
-            self._told(asyncio.CancelledError())  # with all tasks of its loop, perhaps before its first turn
+            self._tell(asyncio.CancelledError())  # with all tasks of its loop, perhaps before its first turn
+        elif self._is_told and not task.cancelled():
+            task.exception()  # a KeyboardInterrupt: nobody else retrieves it
 
 
 def _pass_on(source: Source, chunk: Any, consumer: Consumer) -> bool:

@@ -10,8 +10,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
-from maildir_async.commit.entry import Plan
-from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
 from maildir_async.group_commit import GroupCommit
@@ -20,16 +18,17 @@ from maildir_async.receive.buffer import Buffer, Chunk, frozen
 from maildir_async.receive.feed import Feed
 from maildir_async.receive.sources import BytesLike
 from maildir_async.receive.spool import CHUNK_SIZE, Spool
+from maildir_async.receive.submission import Submission
 from maildir_async.receive.user_code import CallersContext, failure_of
 
-__all__ = ["Delivery", "Reception"]
+__all__ = ["Owner", "Reception"]
 
 #: Bytes buffered past which a producer that ignores its pause is given up.
 HARD_LIMIT: Final = 16 * 2**20
 
 
-class Delivery(Protocol):
-    """Whose message it is: `maildir_async.AppendTask`."""
+class Owner(Protocol):
+    """Whose message it is: a `maildir_async.receive.delivery.Delivery`."""
 
     @property
     def is_admitted(self) -> bool:
@@ -60,13 +59,11 @@ class Reception:
     Args:
         delivery: whose.
         loop: the delivery's.
-        mailbox: where it goes.
-        plan: what is asked for.
+        submission: what it becomes.
         file: where it is to be written.
         commit: whose threads write.
         context: what code of the caller is to run in.
         size_limit: bytes of the largest message taken.
-        stays: whether it is written by this process, also if there is a helper.
 
     Attributes:
         received: bytes so far.
@@ -75,33 +72,30 @@ class Reception:
 
     def __init__(
         self,
-        delivery: Delivery,
+        delivery: Owner,
         loop: asyncio.AbstractEventLoop,
-        mailbox: Mailbox,
-        plan: Plan,
+        submission: Submission,
         file: StreamFile,
         commit: GroupCommit,
         context: CallersContext,
         size_limit: int | None,
-        *,
-        stays: bool,
     ) -> None:
         self._delivery = delivery
         self._loop = loop
-        self._mailbox = mailbox
+        self._directories = submission.mailbox.directories
         self._file = file
         self._size_limit = size_limit
         self._waiters: list[asyncio.Future[None]] = []
         self.received = 0
         self.feed = Feed(self, loop, context)
         self.spool: Spool | HelperSpool
-        disk = mailbox.directories.disk
-        if stays or commit.channel(loop, disk) is None:
+        disk = self._directories.disk
+        if submission.is_linked or commit.channel(loop, disk) is None:  # links are made by this process
             self.spool = Spool(self, loop, file, commit)
         else:
-            channel = partial(commit.channel, loop, disk)
+            channel, plan = partial(commit.channel, loop, disk), submission.plan
             self.spool = HelperSpool(
-                self, channel, mailbox, plan, file, commit.submit, buffer=Buffer(), chunk_size=CHUNK_SIZE
+                self, channel, submission.mailbox, plan, file, commit.submit, buffer=Buffer(), chunk_size=CHUNK_SIZE
             )
 
     # What comes.
@@ -189,7 +183,7 @@ class Reception:
     def write_failed(self, exc: BaseException) -> None:
         """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
         if not isinstance(exc, (asyncio.CancelledError, MaildirError)):
-            exc = append_error(exc, path=self._mailbox.directories.path, stage=self._file.stage)
+            exc = append_error(exc, path=self._directories.path, stage=self._file.stage)
         self._delivery.fail(exc)
 
     def quiet(self) -> None:

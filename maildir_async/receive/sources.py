@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import errno
+import importlib
 import inspect
 import io
 import os
@@ -19,7 +20,7 @@ from collections.abc import (
     Iterator,
 )
 from email.message import Message
-from typing import Any, ClassVar, Final, Protocol, TypeGuard, TypeVar
+from typing import Any, Final, Protocol, TypeGuard, TypeVar
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -27,8 +28,11 @@ from anyio.abc import ByteReceiveStream
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.threads import Crew
 from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.user_code import goes_on
 
 __all__ = ["END", "BytesLike", "Source", "check_chunk", "check_message", "cost_of", "is_nothing", "source_of"]
+
+importlib.import_module("email.generator")  # Message.as_bytes() would import it late
 
 T = TypeVar("T")
 
@@ -79,18 +83,21 @@ def cost_of(message: Any) -> int:
 
 
 def _serialised_size(message: "Message[Any, Any]") -> int:
-    """Return about how many bytes *message* is when it is serialised, which takes a thread: without looking at its text.
+    """Return about how many bytes *message* is when it is serialised, without a look at its text, which takes long.
 
     Exact for the payload of nearly all mail, which is ASCII; line ends, folding and boundaries come to a few percent.
     """
     size = 0
-    with contextlib.suppress(Exception):  # a subclass may make of these questions what it likes: it is an estimate
+    try:
         for part in message.walk():
             size += 100 + sum(len(name) + len(str(value)) + 4 for name, value in part.raw_items())
             # Not get_payload(), which goes through the whole text to see whether it can be given as it is.
             payload = getattr(part, "_payload", None)
             if isinstance(payload, str):
                 size += len(payload) if payload.isascii() else 2 * len(payload)
+    except BaseException as exc:  # a subclass may make of these questions what it likes: it is an estimate
+        if goes_on(exc):
+            raise
     return size or 2 * CHUNK_SIZE
 
 
@@ -104,7 +111,7 @@ class Source(Protocol):
 
     """
 
-    waits: ClassVar[bool]
+    waits: bool
     size: int | None
     last: bool
 
@@ -138,7 +145,7 @@ def source_of(message: Any, crew: Crew) -> Source:
 
 
 class _Base:
-    waits: ClassVar[bool] = True
+    waits: bool = True
 
     def __init__(self) -> None:
         self.size: int | None = None

@@ -25,7 +25,16 @@ import anyio
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.errors import AppendError, MaildirError
 
-__all__ = ["CallersContext", "answer_of", "failure_of", "goes_on", "in_own_task", "is_foreign"]
+__all__ = [
+    "CallersContext",
+    "answer_of",
+    "failure_of",
+    "fit_for_future",
+    "goes_on",
+    "in_own_task",
+    "is_foreign",
+    "raised_by",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +51,17 @@ def failure_of(exc: BaseException) -> Exception:
     )
     error.__cause__ = exc
     return error
+
+
+def raised_by(exc: BaseException) -> BaseException:
+    """Return what code of the caller has raised where *exc* is what a delivery fails with for that."""
+    return exc.__cause__ if isinstance(exc, AppendError) and exc.__cause__ is not None else exc
+
+
+def fit_for_future(exc: BaseException) -> BaseException:
+    """Return *exc*, or what has it as its cause, if it is one that a future refuses or a loop takes for its own."""
+    is_fit = isinstance(exc, (Exception, asyncio.CancelledError))
+    return exc if is_fit and not isinstance(exc, StopIteration | StopAsyncIteration) else failure_of(exc)
 
 
 def goes_on(exc: BaseException) -> bool:
@@ -128,3 +148,12 @@ class CallersContext:
             return self._context.run(call, *args, **kwargs)
         finally:
             self._is_entered = False
+
+    def show(self, loop: asyncio.AbstractEventLoop, display: Callable[[int], object], size: int) -> None:
+        """Call *display*. It must cost nobody his mail, whatever it raises; a KeyboardInterrupt goes on to the loop."""
+        try:
+            self.run(display, size)
+        except BaseException as exc:
+            if goes_on(exc):
+                raise
+            loop.call_exception_handler({"message": "on_progress raised", "exception": exc})

@@ -14,6 +14,8 @@ TERMINATOR: Final = b"\r\n.\r\n"
 
 def begun(seen: bytes) -> int:
     """Return how many bytes at the end of *seen* may be the beginning of a terminator; 5 if they are all of it."""
+    if not seen.endswith((b"\r", b"\n", b".")):
+        return 0
     return next(length for length in range(5, -1, -1) if seen.endswith(TERMINATOR[:length]))
 
 

@@ -5,34 +5,33 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from maildir_async.disk.paths import absolute
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.recipients import Resolver
+from maildir_async.smtp.user_code import trouble
 
 __all__ = ["Finder", "Recipient"]
 
 UNKNOWN_USER: Final = "550 5.1.1 No such user here"
 LOOKUP_FAILED: Final = "451 4.3.0 Recipient could not be looked up, try again later"
 
-#: Seconds for which a maildir that was found in order is not looked at again.
+#: Seconds for which a maildir that was found in order is not looked at again, nor made anew from its path.
 CHECKED_S: Final = 1.0
 
 #: Bytes for which it is in order then, unless it has been looked at for more.
 CHECKED_SIZE: Final = 2**20
 
-#: Past so many such maildirs all are forgotten.
+#: Past so many maildirs all are forgotten.
 CHECKED_MAX: Final = 10_000
 
 log: Final = logging.getLogger("maildir_async.smtp")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(NamedTuple):
     """One whom a message is for.
 
     Attributes:
@@ -66,24 +65,48 @@ class Finder:
     def __init__(self, resolve: Resolver, maildir: Callable[[str], Maildir]) -> None:
         self._resolve = resolve
         self._maildir = maildir
-        self._checked: dict[str, tuple[float, int]] = {}  # when, and for how many bytes
+        self._made: dict[str, tuple[float, Maildir]] = {}  # when, at this absolute path
+        self._checked: dict[Maildir, tuple[float, int]] = {}  # when, and for how many bytes
 
     async def find(self, address: str, size: int) -> Recipient:
         """Return who has this *address*, or why nobody has; refused if *size* bytes can be seen to have no room."""
         try:
             path = self._resolve(address)
-            if inspect.isawaitable(path):
+            if not isinstance(path, str) and inspect.isawaitable(path):
                 path = await path
             maildir = None if path is None else self._at(path)
-        except Exception:
-            log.exception("looking up a recipient failed")
+        except BaseException as exc:
+            log.error("looking up a recipient failed", exc_info=trouble(exc))
             return Recipient(address, None, LOOKUP_FAILED)
         if maildir is None:
             return Recipient(address, None, UNKNOWN_USER)
-        return await self.look(Recipient(address, maildir), size)
+        recipient = Recipient(address, maildir)
+        return recipient if self.is_in_order(recipient, size) else await self.look(recipient, size)
 
     def _at(self, path: "str | os.PathLike[str]") -> Maildir:
-        return self._maildir(absolute(check_path(path)))
+        now = time.monotonic()
+        made = self._made.get(path) if type(path) is str else None
+        if made is not None and now - made[0] < CHECKED_S:
+            return made[1]
+        exact = absolute(check_path(path))
+        made = self._made.get(exact)
+        if made is not None and now - made[0] < CHECKED_S:
+            return made[1]
+        if len(self._made) >= CHECKED_MAX:
+            self._made.clear()
+            self._checked.clear()
+        elif made is not None:
+            self._checked.pop(made[1], None)
+        maildir = self._maildir(exact)
+        self._made[exact] = now, maildir
+        return maildir
+
+    def is_in_order(self, recipient: Recipient, size: int) -> bool:
+        """Whether it has been seen of late that there is room for *size* bytes."""
+        checked = self._checked.get(recipient.maildir) if recipient.maildir is not None else None
+        if checked is None:
+            return False
+        return time.monotonic() - checked[0] < CHECKED_S and size <= max(checked[1], CHECKED_SIZE)
 
     async def look(self, recipient: Recipient, size: int) -> Recipient:
         """Return *recipient* as it was found, refused if *size* bytes can be seen to have no room by now.
@@ -92,17 +115,14 @@ class Finder:
         """
         maildir, now = recipient.maildir, time.monotonic()
         assert maildir is not None
-        checked_at, checked_size = self._checked.get(maildir.path, (-CHECKED_S, 0))
-        if now - checked_at < CHECKED_S and size <= max(checked_size, CHECKED_SIZE):
-            return recipient
         try:
             await maildir.check_room(size)
         except BusyError:
             return recipient
         except MaildirError as exc:
-            self._checked.pop(maildir.path, None)
+            self._checked.pop(maildir, None)
             return Recipient(recipient.address, maildir, exc.smtp_reply, exc)
         if len(self._checked) >= CHECKED_MAX:
             self._checked.clear()
-        self._checked[maildir.path] = now, size
+        self._checked[maildir] = now, size
         return recipient

@@ -13,23 +13,18 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
-from maildir_async.format.options import (
-    DEADLINE,
-    MessageOptions,
-    check_bool,
-    check_callback,
-    check_count,
-    check_deadline,
-)
+from maildir_async.format.options import DEADLINE, check_bool, check_callback, check_count, check_deadline
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
-from maildir_async.smtp.message import Client, MessageDelivery, Receipt
+from maildir_async.smtp.message import Client, MessageDelivery, Receipt, Receipts
 from maildir_async.smtp.recipients import AddressMap, Layout, Resolver
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
+from maildir_async.smtp.straight import Straight
 from maildir_async.smtp.trace import host_of, trace_headers
+from maildir_async.smtp.user_code import trouble
 
 __all__ = ["MaildirHandler"]
 
@@ -95,8 +90,9 @@ class MaildirHandler:
         on_receipt: Callable[[Receipt], object] | None = None,
     ) -> None:
         self._finder = Finder(_resolver(maildir, create=create), lambda path: self.maildir(path))
-        self._options: MessageOptions = {"newline": check_newline(newline), "deadline": check_deadline(deadline)}
-        self._newline = b"\n" if newline == "lf" else b"\r\n"
+        self._newline: Newline = check_newline(newline)
+        self._line_end = b"\n" if newline == "lf" else b"\r\n"
+        self._deadline = check_deadline(deadline)
         for name, value in (
             ("return_path", return_path),
             ("delivered_to", delivered_to),
@@ -115,7 +111,7 @@ class MaildirHandler:
         self._create = create
         self._file_mode = file_mode
         self._max_recipients = check_count("max_recipients", max_recipients, least=1)
-        self._on_receipt = check_callback("on_receipt", on_receipt)
+        self._receipts = Receipts(check_callback("on_receipt", on_receipt))
         self.maildir("/", self._commit)  # raises what is wrong with the options
 
     @classmethod
@@ -149,7 +145,7 @@ class MaildirHandler:
             return TOO_MANY_RECIPIENTS
         recipient = await self._finder.find(address, announced_size(envelope) or 0)
         if recipient.reply:
-            self._tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
+            self._receipts.tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
             return recipient.reply
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(rcpt_options)
@@ -172,10 +168,8 @@ class MaildirHandler:
         except BaseException as exc:
             if delivery is not None:
                 delivery.abort()
-            if not isinstance(exc, Exception):
-                raise
             # Not left to aiosmtpd, which has one reply for all, be it LMTP or not.
-            replies = [await self.handle_exception(exc)] * len(envelope.rcpt_tos)
+            replies = [await self.handle_exception(trouble(exc))] * len(envelope.rcpt_tos)
         return joined(replies) if isinstance(server, LMTP) else combined(replies)
 
     async def handle_exception(self, error: Exception) -> str:
@@ -194,68 +188,68 @@ class MaildirHandler:
         is not there or may not be written to, no place in the queue. For SMTP also if one of them could not have it
         for now: the one reply would have the client come again for all of them, who would get it with each try.
         """
-        found = _found(envelope)
+        found, finder, size = _found(envelope), self._finder, size or 0
         recipients: list[Recipient] = []
+        replies: list[str] = []
         for address in envelope.rcpt_tos:
-            known = found.get(address)  # if not, then by a subclass's handle_RCPT
-            look = self._finder.find(address, size or 0) if known is None else self._finder.look(known, size or 0)
-            recipients.append(await look)
-        client = _client(session, envelope)
-        replies = [recipient.reply for recipient in recipients if recipient.reply]
-        one_reply, is_in_vain = not isinstance(server, LMTP), len(replies) == len(recipients)
-        if is_in_vain or (one_reply and any(reply.startswith("4") for reply in replies)):
+            recipient = found.get(address)
+            if recipient is None:  # by a subclass's handle_RCPT
+                recipient = await finder.find(address, size)
+            elif not finder.is_in_order(recipient, size):
+                recipient = await finder.look(recipient, size)
+            recipients.append(recipient)
+            if recipient.reply:
+                replies.append(recipient.reply)
+        client, one_reply = _client(session, envelope), not isinstance(server, LMTP)
+        if len(replies) == len(recipients) or (one_reply and any(reply.startswith("4") for reply in replies)):
             self._refuse(client, recipients, combined(replies))
-        # By what each says of itself: an overridden maildir() may go by another path.
-        maildirs = {
-            recipient.maildir.path: recipient.maildir
-            for recipient in recipients
-            if recipient.maildir is not None and not recipient.reply
-        }
         message_id = f"{_ids.getrandbits(64):016x}"
-
-        def prefix(address: str | None) -> bytes:
-            return trace_headers(
-                mail_from=client.mail_from,
-                helo=client.helo,
-                peer=session.peer,
-                hostname=server.hostname,
-                protocol=protocol,
-                message_id=message_id,
-                delivered_to=address if self._delivered_to else None,
-                original_to=address if self._original_to else None,
-                return_path=self._return_path,
-                received=self._received,
-                newline=self._newline,
-            )
-
-        if len(recipients) == 1 or self._per_recipient:
-            # Where two addresses share a maildir, its one copy names the first of them.
-            first = {recipient.path: recipient.address for recipient in reversed(recipients)}
-            prefixes = [prefix(first[path]) for path in maildirs]
+        # By what each maildir says of itself (an overridden maildir() may go by another path), and for each what the
+        # message is told to be for. Where two addresses share one, its one copy names the first of them.
+        named = len(recipients) == 1 or self._per_recipient
+        parts: dict[str, tuple[Maildir, str | None]] = {}
+        for recipient in recipients:
+            if recipient.maildir is not None and not recipient.reply:
+                parts.setdefault(recipient.maildir.path, (recipient.maildir, recipient.address if named else None))
+        prefixes: dict[str | None, bytes] = {}
+        for _, named_address in parts.values():
+            if named_address not in prefixes:
+                prefixes[named_address] = trace_headers(
+                    mail_from=client.mail_from,
+                    helo=client.helo,
+                    peer=session.peer,
+                    hostname=server.hostname,
+                    protocol=protocol,
+                    message_id=message_id,
+                    delivered_to=named_address if self._delivered_to else None,
+                    original_to=named_address if self._original_to else None,
+                    return_path=self._return_path,
+                    received=self._received,
+                    newline=self._line_end,
+                )
+        storing: Straight | FanOut
+        if len(parts) == 1:
+            ((maildir, named_address),) = parts.values()
+            storing = Straight(maildir, prefixes[named_address], newline=self._newline, deadline=self._deadline)
         else:
-            prefixes = [prefix(None)] * len(maildirs)
-        fan_out = FanOut(list(maildirs.values()), prefixes=prefixes, **self._options)
+            storing = FanOut(
+                [maildir for maildir, _ in parts.values()],
+                prefixes=[prefixes[named_address] for _, named_address in parts.values()],
+                newline=self._newline,
+                deadline=self._deadline,
+            )
         try:
-            await fan_out.open()
+            await storing.open()
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
-        return MessageDelivery(client, message_id, recipients, fan_out, self._tell, one_reply=one_reply)
+        return MessageDelivery(client, message_id, recipients, storing, self._receipts, one_reply=one_reply)
 
     def _refuse(
         self, client: Client, recipients: Sequence[Recipient], reply: str, error: MaildirError | None = None
     ) -> NoReturn:
         for recipient in recipients:
-            self._tell(_nothing_received(client, recipient, reply, error))
+            self._receipts.tell(_nothing_received(client, recipient, reply, error))
         raise Refused(reply) from None
-
-    def _tell(self, receipt: Receipt) -> None:
-        if receipt.error is not None and self._on_receipt is None:  # what the client must not hear
-            log.warning("a delivery to %s failed: %s", receipt.maildir, receipt.reason)
-        if self._on_receipt is not None:
-            try:
-                self._on_receipt(receipt)
-            except Exception:
-                log.exception("on_receipt raised")  # a display must cost nobody his mail
 
 
 def _found(envelope: Envelope) -> dict[str, Recipient]:

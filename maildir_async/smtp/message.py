@@ -11,8 +11,10 @@ from maildir_async.format.delivered import Delivered
 from maildir_async.mailbox.fan_out import FanOut, Outcome
 from maildir_async.smtp.finder import Recipient
 from maildir_async.smtp.replies import NOT_STORED, combined
+from maildir_async.smtp.straight import Straight
+from maildir_async.smtp.user_code import trouble_of_callback
 
-__all__ = ["Client", "MessageDelivery", "Receipt"]
+__all__ = ["Client", "MessageDelivery", "Receipt", "Receipts"]
 
 log: Final = logging.getLogger("maildir_async.smtp")
 
@@ -74,6 +76,30 @@ class Receipt:
         return "refused" if self.reply.startswith("5") else "deferred"
 
 
+class Receipts:
+    """Tells what came of messages: the user's callback if there is one, or else the log, of what went wrong.
+
+    Args:
+        on_receipt: called with each `Receipt`, in the context of the session. Whatever it raises is logged: it must
+            cost nobody his mail, nor his receipt.
+
+    """
+
+    def __init__(self, on_receipt: Callable[[Receipt], object] | None) -> None:
+        self._on_receipt = on_receipt
+        self.are_wanted = on_receipt is not None
+
+    def tell(self, receipt: Receipt) -> None:
+        """Tell of one recipient's part. Raises only what ends the program."""
+        if self._on_receipt is not None:
+            try:
+                self._on_receipt(receipt)
+            except BaseException as exc:
+                log.error("on_receipt raised", exc_info=trouble_of_callback(exc))
+        elif receipt.error is not None:  # what the client must not hear
+            log.warning("a delivery to %s failed: %s", receipt.maildir, receipt.reason)
+
+
 class MessageDelivery:
     """See `maildir_async.smtp.delivery.Delivery`.
 
@@ -81,8 +107,8 @@ class MessageDelivery:
         client: who sends the message.
         message_id: what the Received header and the reply call it.
         recipients: whom it is for, in the order of the replies; those that are refused too.
-        fan_out: what takes the message to these maildirs.
-        tell: called with the receipts.
+        storing: what takes the message to the maildir of these, or to all of theirs.
+        receipts: what is told of each recipient's part.
         one_reply: whether the client gets one for all of them, as in SMTP.
 
     """
@@ -92,16 +118,16 @@ class MessageDelivery:
         client: Client,
         message_id: str,
         recipients: Sequence[Recipient],
-        fan_out: FanOut,
-        tell: Callable[[Receipt], object],
+        storing: "Straight | FanOut",
+        receipts: Receipts,
         *,
         one_reply: bool,
     ) -> None:
         self._client = client
         self._message_id = message_id
         self._recipients = recipients
-        self._fan_out = fan_out
-        self._tell = tell
+        self._storing = storing
+        self._receipts = receipts
         self._one_reply = one_reply
         self._reply = ""  # for all of them, if the message has been refused
         self._size = 0
@@ -110,7 +136,7 @@ class MessageDelivery:
     async def send(self, chunk: bytes) -> None:
         """Take some of the message, and wait while the disk is behind."""
         self._size += len(chunk)
-        await self._fan_out.send(chunk)
+        await self._storing.send(chunk)
 
     def fail(self, reply: str) -> None:
         """Keep nothing of the message; *reply* is for all."""
@@ -119,7 +145,7 @@ class MessageDelivery:
 
     def abort(self) -> None:
         """Leave nothing behind."""
-        self._fan_out.abort()
+        self._storing.abort()
 
     async def finish(self) -> list[str]:
         """Return one reply for each recipient, when the message is as durable as asked for.
@@ -127,22 +153,25 @@ class MessageDelivery:
         When this is cancelled it raises only when it is known what has become of the message, and receipts tell that.
         """
         try:
-            outcomes = [] if self._reply else await self._fan_out.finish()
+            outcomes = [] if self._reply else await self._storing.finish()
         except asyncio.CancelledError:
-            self._settle(self._fan_out.outcomes(), is_heard=False)
+            self._settle(self._storing.outcomes(), is_heard=False)
             raise
         except Exception:
             log.exception("a delivery failed")  # for some recipients, perhaps, and not for all
-            outcomes = self._fan_out.outcomes()
+            outcomes = self._storing.outcomes()
         return self._settle(outcomes, is_heard=True)
 
     def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
         by_path = {outcome.maildir.path: outcome for outcome in outcomes}
-        settled = [(recipient, by_path.get(recipient.path or "")) for recipient in self._recipients]
-        replies = [self._reply_to(recipient, outcome) for recipient, outcome in settled]
-        all_told = combined(replies) if self._one_reply else ""
-        for (recipient, outcome), reply in zip(settled, replies, strict=True):
-            self._tell(
+        found = [by_path.get(recipient.path or "") for recipient in self._recipients]
+        replies = list(map(self._reply_to, self._recipients, found))
+        told = combined(replies) if self._one_reply else ""
+        for recipient, outcome, reply in zip(self._recipients, found, replies, strict=True):
+            delivered = outcome.delivered if outcome is not None else None
+            if delivered is not None and not self._receipts.are_wanted:
+                continue
+            self._receipts.tell(
                 Receipt(
                     client=self._client,
                     address=recipient.address,
@@ -150,8 +179,8 @@ class MessageDelivery:
                     message_id=self._message_id,
                     size=self._size,
                     seconds=time.monotonic() - self._begun_at,
-                    reply=(all_told or reply) if is_heard else "",
-                    delivered=outcome.delivered if outcome is not None else None,
+                    reply=(told or reply) if is_heard else "",
+                    delivered=delivered,
                     error=outcome.error if outcome is not None else recipient.error,
                 )
             )

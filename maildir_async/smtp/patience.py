@@ -2,8 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Final
 
 __all__ = ["MESSAGE_TIMEOUT_S", "Patience"]
@@ -27,8 +26,10 @@ class Patience:
         "_message_ends_at",
         "_message_timeout_s",
         "_receives",
+        "_receiving",
         "_since",
         "_timeout_s",
+        "_working",
         "_works",
     )
 
@@ -41,13 +42,21 @@ class Patience:
         self._message_ends_at = math.inf
         self._receives = False
         self._works = False
+        self._receiving = _Receiving(self)  # made once: they are entered some times for each message
+        self._working = _Working(self)
+
+    @property
+    def ends_at(self) -> float:
+        """When the client's time is up, by the loop's clock, if the server does no more for it now."""
+        if self._works:
+            return self._loop.time() + self._allowed_s
+        ends_at = self._since + self._allowed_s
+        return ends_at if ends_at < self._message_ends_at else self._message_ends_at
 
     @property
     def left_s(self) -> float:
         """The seconds until the client's time is up. While the server works that is all of them."""
-        if self._works:
-            return self._allowed_s
-        return min(self._since + self._allowed_s, self._message_ends_at) - self._loop.time()
+        return self.ends_at - self._loop.time() if not self._works else self._allowed_s
 
     @property
     def message_is_late(self) -> bool:
@@ -64,31 +73,64 @@ class Patience:
         if self._receives:
             self._since = self._loop.time()
 
-    @contextmanager
-    def receiving(self) -> Generator[None, None, None]:
+    def receiving(self) -> AbstractContextManager[None]:
         """Around what waits for a message, or for one part of it. The first one is where the message begins."""
-        self._receives = True
-        self._since = self._loop.time()
-        if self._message_ends_at == math.inf:
-            self._message_ends_at = self._since + self._message_timeout_s
-        try:
-            yield
-        finally:
-            self._receives = False
-            self._since = self._loop.time()
+        return self._receiving
 
-    @contextmanager
-    def working(self) -> Generator[None, None, None]:
-        """Around what the client has to wait for."""
-        begun_at = self._loop.time()
-        self._works = True
-        try:
-            yield
-        finally:
-            self._works = False
-            self._since = self._loop.time()
-            self._message_ends_at += self._since - begun_at
+    def working(self) -> AbstractContextManager[None]:
+        """Around what the client has to wait for. Not around itself."""
+        return self._working
 
     def message_over(self) -> None:
         """There is no message any more: the next one has a time of its own."""
         self._message_ends_at = math.inf
+
+    def begin_to_receive(self) -> None:
+        """See `receiving`."""
+        self._receives = True
+        self._since = self._loop.time()
+        if self._message_ends_at == math.inf:
+            self._message_ends_at = self._since + self._message_timeout_s
+
+    def end_to_receive(self) -> None:
+        """See `receiving`."""
+        self._receives = False
+        self._since = self._loop.time()
+
+    def begin_to_work(self) -> float:
+        """See `working`; return when it begins."""
+        self._works = True
+        return self._loop.time()
+
+    def end_to_work(self, begun_at: float) -> None:
+        """See `working`."""
+        self._works = False
+        self._since = self._loop.time()
+        self._message_ends_at += self._since - begun_at
+
+
+class _Receiving(AbstractContextManager[None]):
+    __slots__ = ("_patience",)
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+
+    def __enter__(self) -> None:
+        self._patience.begin_to_receive()
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.end_to_receive()
+
+
+class _Working(AbstractContextManager[None]):
+    __slots__ = ("_begun_at", "_patience")
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._begun_at = 0.0
+
+    def __enter__(self) -> None:
+        self._begun_at = self._patience.begin_to_work()
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.end_to_work(self._begun_at)

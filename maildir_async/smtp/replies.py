@@ -99,6 +99,8 @@ def encoded(reply: str, *, command: str, utf8: bool) -> bytes:
     CRLF separates lines. Other control characters become question marks, and so does whatever is not ASCII unless
     *utf8*, as in a transaction that asked for SMTPUTF8 (RFC 6531 §3.7.4.2). Lines that are too long are cut.
     """
+    if "\r\n" not in reply:
+        return _encoded_line(reply, command, utf8)
     return b"\r\n".join(_encoded_line(line, command, utf8) for line in reply.split("\r\n"))
 
 
@@ -130,6 +132,8 @@ def combined(replies: Sequence[str]) -> str:
     A success only if all have succeeded: whoever is told so deletes the message. If one failure is temporary the
     client is to try again, and those who have the message get it twice, which is better than not at all.
     """
+    if len(replies) == 1:
+        return _one_line(replies[0])
     lines = list(map(_one_line, replies)) or [NOT_STORED]
     for severity in "45":
         for line in lines:
@@ -139,5 +143,9 @@ def combined(replies: Sequence[str]) -> str:
 
 
 def _one_line(reply: str) -> str:
-    line = " ".join(as_reply(reply).split("\r\n"))
+    line = as_reply(reply)
+    if "\r\n" in line:
+        line = " ".join(line.split("\r\n"))
+    elif line[3:4] == " ":
+        return line
     return f"{line[:3]} {line[4:]}"

@@ -9,8 +9,7 @@ import logging
 import re
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import cache
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -24,6 +23,7 @@ from aiosmtpd.smtp import (
 
 from maildir_async.smtp.patience import Patience
 from maildir_async.smtp.replies import MESSAGE_TIMEOUT, NOT_READ, SHUTTING_DOWN, TIMEOUT, as_reply, encoded
+from maildir_async.smtp.user_code import ClientGoneError, raising_trouble, trouble
 from maildir_async.smtp.wire import SessionReader
 
 __all__ = ["LastingSMTP"]
@@ -56,6 +56,13 @@ COMMANDS_A_TURN: Final = 16
 #: others).
 GROUPED: Final = ("MAIL", "RCPT", "RSET")
 
+#: What nearly all command lines begin with, before the first space, and the command that it is.
+_WORDS: Final = {
+    octets + end: octets.decode()
+    for octets in (b"MAIL", b"RCPT", b"DATA", b"BDAT", b"RSET", b"QUIT")
+    for end in (b"", b"\r\n")
+}
+
 #: Seconds that the timer is set for at least: some loops count in whole milliseconds, and 0 is none to aiosmtpd.
 TICK_S: Final = 0.001
 
@@ -78,6 +85,7 @@ class LastingSMTP(SMTP):
 
     def __init__(self, handler: Any, *, message_timeout: float, **options: Any) -> None:
         self._command = ""  # the one being answered
+        self._line = b""  # with its arguments
         self._is_greeted = False
         self._held = b""  # replies that go out in the next turn of the loop, if not before
         self._commands_read = 0
@@ -114,8 +122,11 @@ class LastingSMTP(SMTP):
         if self._waits_for_command and not self._is_mid_message():
             self._dismiss(SHUTTING_DOWN)
 
-    async def _next_command(self) -> bytes:
+    def _next_command(self) -> Coroutine[Any, Any, bytes]:
         """Return the client's next command line, for aiosmtpd's loop. CancelledError ends that."""
+        return self._next_line()
+
+    async def _next_line(self) -> bytes:
         if self._is_ending and not self._is_mid_message():
             self._dismiss(SHUTTING_DOWN)
             raise asyncio.CancelledError
@@ -123,12 +134,16 @@ class LastingSMTP(SMTP):
         if self._commands_read % COMMANDS_A_TURN == 0:
             await asyncio.sleep(0)
         reader: Any = self._reader
+        self._line = b""
         self._waits_for_command = True
         try:
-            line: bytes = await self._from_client(reader.line())
+            line: bytes = await reader.line()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._gone()
         finally:
             self._waits_for_command = False
-        self._command = line.partition(b" ")[0].strip().decode("ascii", "replace").upper() or "?"
+        self._line, word = line, line.partition(b" ")[0]
+        self._command = _WORDS.get(word) or word.strip().decode("ascii", "replace").upper() or "?"
         return line
 
     async def _from_client(self, transmission: Awaitable[T]) -> T:
@@ -139,8 +154,12 @@ class LastingSMTP(SMTP):
         try:
             return await transmission
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._release()  # it may still listen
-            raise asyncio.CancelledError from None
+            self._gone()
+
+    def _gone(self) -> NoReturn:
+        """The client sends no more."""
+        self._release()  # it may still listen
+        raise ClientGoneError from None
 
     def _dismiss(self, reply: str) -> None:
         """Say *reply*, whoever else may be writing or waiting, and close."""
@@ -189,7 +208,7 @@ class LastingSMTP(SMTP):
     def _set_timer(self) -> None:
         # A timer for each command and each reply costs more than one that rings in vain now and then.
         timer = self._timeout_handle
-        if timer is None or timer.cancelled() or timer.when() > self.loop.time() + self._patience.left_s:
+        if timer is None or timer.cancelled() or timer.when() > self._patience.ends_at:
             self._set_new_timer()
 
     def _set_new_timer(self) -> None:
@@ -209,12 +228,11 @@ class LastingSMTP(SMTP):
             self._patience.begin()
             self._set_new_timer()
 
-    @contextmanager
-    def _receiving(self) -> Generator[None, None, None]:
-        """Around what waits for a message, or for one part of it."""
+    async def _receive_all(self, message: Awaitable[None]) -> None:
+        """Wait for a message, or for one part of it."""
         with self._patience.receiving():
             self._set_timer()  # a message may have less time than a command
-            yield
+            await self._from_client(message)
 
     # Replies.
 
@@ -225,8 +243,12 @@ class LastingSMTP(SMTP):
             status = encoded(status, command=self._command if self._is_greeted else "", utf8=utf8)
         self._is_greeted = True
         if self._command in GROUPED and not status.startswith(b"421"):  # after which comes the end
-            self._hold(status)
-            await self._from_client(self._writer.drain())
+            # Of the replies of one turn nothing has been written, so that to wait for the client once is enough.
+            if not self._held:
+                self._hold(status)
+                await self._from_client(self._writer.drain())
+            else:
+                self._hold(status)
         else:
             held, self._held = self._held, b""
             await self._from_client(super().push(held + status))
@@ -253,9 +275,13 @@ class LastingSMTP(SMTP):
             return as_reply(None)
         try:
             return as_reply(await own(error))
-        except Exception:
-            log.exception("handle_exception() raised")
+        except BaseException as exc:
+            log.error("handle_exception() raised", exc_info=trouble(exc))
             return as_reply(None)
+
+    async def _call_handler_hook(self, command: str, *args: Any) -> Any:
+        with raising_trouble():
+            return await super()._call_handler_hook(command, *args)
 
     async def _announce(
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]

@@ -4,7 +4,7 @@ What aiosmtpd does well is left to it: commands, their syntax, hooks, AUTH, STAR
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from aiosmtpd.lmtp import LMTP
@@ -15,6 +15,7 @@ from maildir_async.smtp.patience import MESSAGE_TIMEOUT_S
 from maildir_async.smtp.replies import NOT_READ, as_reply, combined, joined
 from maildir_async.smtp.sessions import LastingSMTP
 from maildir_async.smtp.transfer import Transfer
+from maildir_async.smtp.user_code import raising_trouble, trouble
 from maildir_async.smtp.wire import each_chunk, each_octet
 
 __all__ = ["StreamingLMTP", "StreamingSMTP"]
@@ -60,7 +61,6 @@ class StreamingSMTP(LastingSMTP):
         self._opener = handler
         self._message_line_limit = line_length_limit
         self._sequence: Transfer | None = None  # the message that BDAT brings
-        self._unread: bytes | None = None  # a BDAT command whose octets nobody has read
         super().__init__(handler, message_timeout=message_timeout, **options)
 
     @syntax("DATA")
@@ -86,8 +86,7 @@ class StreamingSMTP(LastingSMTP):
     async def _receive(self, transfer: Transfer) -> None:
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
-            with self._receiving():
-                await self._from_client(each_chunk(self._reader, lambda chunk: self._take(transfer, chunk)))
+            await self._receive_all(each_chunk(self._reader, lambda chunk: self._take(transfer, chunk)))
             reply = await self._finish(transfer)
         except BaseException as exc:
             transfer.abort()
@@ -99,7 +98,7 @@ class StreamingSMTP(LastingSMTP):
     @syntax("BDAT <octets> [LAST]")
     async def smtp_BDAT(self, arg: str | None) -> None:  # noqa: N802 as aiosmtpd has it
         """Receive so many octets of a message (RFC 3030); after the last of them, answer when it is stored."""
-        self._unread = None
+        self._line = b""  # somebody reads its octets
         if (chunk := _announced_chunk(arg or "")) is None:
             # What follows is part of a message, and must not be taken for commands.
             await self.push("501 5.5.4 Syntax: BDAT <octets> [LAST]; closing connection")
@@ -119,17 +118,17 @@ class StreamingSMTP(LastingSMTP):
             raise
         await self.push(reply)
 
-    async def _next_command(self) -> bytes:
-        unread, self._unread = self._unread, None
-        if unread is not None:  # aiosmtpd has refused it by itself: for want of TLS, or as the last of too many
-            _, _, arg = unread.decode("ascii", "replace").partition(" ")
-            if (chunk := _announced_chunk(arg)) is None:
-                self._dismiss(NOT_READ)
-                raise asyncio.CancelledError
-            await self._skip(chunk[0])
-        line = await super()._next_command()
-        self._unread = line if self._command == "BDAT" else None
-        return line
+    def _next_command(self) -> Coroutine[Any, Any, bytes]:
+        return self._after_unread() if self._line and self._command == "BDAT" else super()._next_command()
+
+    async def _after_unread(self) -> bytes:
+        """A BDAT was refused by aiosmtpd itself, for want of TLS or as the last of too many: drop its octets."""
+        _, _, arg = self._line.decode("ascii", "replace").partition(" ")
+        if (chunk := _announced_chunk(arg)) is None:
+            self._dismiss(NOT_READ)
+            raise asyncio.CancelledError
+        await self._skip(chunk[0])
+        return await super()._next_command()
 
     async def _receive_octets(self, octets: int, is_last: bool) -> str:
         transfer = self._sequence
@@ -142,8 +141,7 @@ class StreamingSMTP(LastingSMTP):
                 transfer = Transfer(None, reply=await self.handle_exception(exc))
             self._sequence = transfer
         if transfer.admits(octets):
-            with self._receiving():
-                await self._from_client(each_octet(self._reader, octets, lambda chunk: self._take(transfer, chunk)))
+            await self._receive_all(each_octet(self._reader, octets, lambda chunk: self._take(transfer, chunk)))
             self._reset_timeout()  # which ran for this command while its octets came
         else:
             await self._drop(octets)
@@ -182,7 +180,7 @@ class StreamingSMTP(LastingSMTP):
         assert self.session is not None
         assert self.envelope is not None
         session, envelope = self.session, self.envelope
-        with self._patience.working():
+        with self._patience.working(), raising_trouble():
             delivery = await self._opener.open_delivery(
                 self,
                 session,
@@ -202,8 +200,7 @@ class StreamingSMTP(LastingSMTP):
             await transfer.take(chunk)
 
     async def _drop(self, octets: int) -> None:
-        with self._receiving():
-            await self._from_client(each_octet(self._reader, octets))
+        await self._receive_all(each_octet(self._reader, octets))
         self._reset_timeout()
 
     async def _skip(self, octets: int) -> None:
@@ -217,8 +214,8 @@ class StreamingSMTP(LastingSMTP):
         with self._patience.working():
             try:
                 replies = await transfer.finish(recipients)
-            except Exception as exc:
-                replies = [await self.handle_exception(exc)] * recipients
+            except BaseException as exc:
+                replies = [await self.handle_exception(trouble(exc))] * recipients
         self._set_post_data_state()
         return self._answer(replies)
 

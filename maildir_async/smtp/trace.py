@@ -23,6 +23,10 @@ WORD_MAX: Final = 255  # octets of all other words
 #: Words that are kept as they are written: most come again, with the next message. One has 2 KiB at most.
 KEPT: Final = 256
 
+#: Stand for our name for the transmission and for the date, where a header is folded. No word has them.
+_NAME: Final = "\0"
+_DATE: Final = "\1"
+
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
 _DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
 _DOMAIN: Final = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:_-]+\]")
@@ -68,31 +72,47 @@ def trace_headers(
 
     """
     utf8 = protocol.startswith("UTF8")
-    delivered = _address(delivered_to, utf8=utf8)
-    original = _address(original_to, utf8=utf8)
-    lines: list[str] = []
+    delivered = _address(delivered_to, utf8) if delivered_to else None
+    original = _address(original_to, utf8) if original_to else None
+    end = newline.decode()
+    text = ""
     if return_path:
-        sender = "" if mail_from in (None, "", "<>") else _address(mail_from, utf8=utf8)
+        sender = "" if mail_from in (None, "", "<>") else _address(mail_from, utf8)
         if sender is not None:
-            lines.append(f"Return-Path: <{sender}>")
+            text = f"Return-Path: <{sender}>{end}"
     if delivered is not None:
-        lines.append(f"Delivered-To: {delivered}")
+        text += f"Delivered-To: {delivered}{end}"
     if original is not None:
-        lines.append(f"X-Original-To: {original}")
+        text += f"X-Original-To: {original}{end}"
     if received:
         recipient = delivered if delivered is not None else original
-        clauses = [
-            f"from {_word(helo)}",
-            f"({_literal(host_of(peer))})",
-            f"by {_word(hostname)}",
-            f"with {_word(protocol)}",
-            f"id {_word(message_id)}",
-            *([f"for <{recipient}>"] if recipient is not None else []),
-        ]
-        clauses[-1] += ";"
+        name = _NO_WORD.sub("?", message_id[:WORD_MAX]) or "unknown"
         date = format_datetime(now) if now is not None else _date(int(time.time()))
-        lines += _folded("Received:", [*clauses, date])
-    return b"".join(line.encode() + newline for line in lines)
+        head, middle = _received(helo, host_of(peer), hostname, protocol, recipient, end, len(name), len(date))
+        text += f"{head}{name}{middle}{date}{end}"
+    return text.encode()
+
+
+@lru_cache(KEPT)
+def _received(
+    helo: str, host: str, hostname: str, protocol: str, recipient: str | None, end: str, name_size: int, date_size: int
+) -> tuple[str, str]:
+    """Return what a Received header has before our name for the transmission, and between that and the date.
+
+    The same for all messages of a session to one recipient: where a line is folded depends on how long those two are.
+    """
+    clauses = [
+        f"from {_word(helo)}",
+        f"({_literal(host)})",
+        f"by {_word(hostname)}",
+        f"with {_word(protocol)}",
+        f"id {_NAME * name_size}",
+        *([f"for <{recipient}>"] if recipient is not None else []),
+    ]
+    clauses[-1] += ";"
+    lines = _folded("Received:", [*clauses, _DATE * date_size])
+    head, _, rest = end.join(lines).partition(_NAME * name_size)
+    return head, rest.partition(_DATE * date_size)[0]
 
 
 def _folded(name: str, clauses: Iterable[str]) -> list[str]:
@@ -115,7 +135,7 @@ def _date(seconds: int) -> str:
 
 
 @lru_cache(KEPT)
-def _address(text: str | None, *, utf8: bool) -> str | None:
+def _address(text: str | None, utf8: bool) -> str | None:
     """Return an address as a header may have it, quoted where it has to be; None if that cannot be done."""
     if not text or not text.isprintable():  # nor is anything that ends lines, or turns their direction
         return None

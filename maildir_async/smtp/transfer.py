@@ -7,6 +7,7 @@ from typing import Final
 from maildir_async.smtp.delivery import Delivery
 from maildir_async.smtp.dot_stuffing import LineLimit, Unstuffer
 from maildir_async.smtp.replies import LINE_TOO_LONG, NOT_STORED, TOO_LARGE
+from maildir_async.smtp.user_code import trouble, trouble_of_callback
 
 __all__ = ["Transfer"]
 
@@ -65,8 +66,8 @@ class Transfer:
         elif self._delivery is not None:
             try:
                 await self._delivery.send(chunk)
-            except Exception as exc:
-                self._broke(exc)
+            except BaseException as exc:
+                self._broke(trouble(exc))
 
     def admits(self, octets: int) -> bool:
         """Whether so many more bytes are within the size limit. If not, the message has failed."""
@@ -96,16 +97,16 @@ class Transfer:
         if delivery is not None:
             try:
                 delivery.abort()
-            except Exception:
-                log.exception("a delivery could not be aborted")  # this is called where something else is being raised
+            except BaseException as exc:  # this is called where something else is being raised
+                log.error("a delivery could not be aborted", exc_info=trouble_of_callback(exc))
 
     def _fail(self, reply: str) -> None:
         self.reply = reply
         if self._delivery is not None:
             try:
                 self._delivery.fail(reply)
-            except Exception as exc:
-                self._broke(exc)
+            except BaseException as exc:
+                self._broke(trouble_of_callback(exc))
 
     def _broke(self, exc: Exception) -> None:
         """The delivery has raised: the client is told so when it has sent the rest."""
