@@ -73,5 +73,5 @@ class _Word(str, Enum):  # noqa: UP042 a class derived from a plain one
 @pytest.mark.parametrize("value", [object(), _Word.LF, ValueError])
 def test_what_cannot_go_over_is_refused(value: object) -> None:
     """A value of no plain type is refused when its own frame is encoded."""
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="unmarshallable"):
         encode(("append", 1, value))

@@ -31,7 +31,6 @@ from typing import Any, Final, cast
 
 import anyio
 import pytest
-from maildir_async.disk.tmpfile import TmpFile
 
 import maildir_async
 from look import Look, chunks_of, descriptors, until
@@ -1295,14 +1294,15 @@ async def test_options_of_a_class_of_one_s_own(tmp_path: Path) -> None:
 
 @one_loop
 @pytest.mark.parametrize("kind", ["short", "stream"])
-async def test_each_frame_fails_alone(tmp_path: Path, kind: str) -> None:
+async def test_each_frame_fails_alone(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that cannot be told to the helper fails by itself, and leaves nothing; the others of its turn go."""
     async with helped() as commit:
         maildir = Maildir(tmp_path / "m", commit=commit)
         await maildir.append(b"first use")
         pid = pid_of(commit)
-        bad = AppendTask(maildir, b"short" if kind == "short" else chunks_of(b"x" * LONG, 600_000)())
-        bad._plan.newline = cast(Any, Word.LF)  # past all checks
+        monkeypatch.setattr("maildir_async.receive.task.check_newline", lambda newline: newline)
+        message: Any = b"short" if kind == "short" else chunks_of(b"x" * LONG, 600_000)()
+        bad = maildir.append(message, newline=cast(Any, Word.LF))  # of a kind that does not go over
         async with asyncio.timeout(30):
             one, error, two = await asyncio.gather(
                 maildir.append(b"one"), bad, maildir.append(b"y" * LONG), return_exceptions=True
@@ -1392,7 +1392,7 @@ def test_a_leftover_of_a_stream_is_told(tmp_path: Path, helper_disk: FaultDisk) 
 
 
 def test_what_a_closed_loop_had_in_flight_is_counted(tmp_path: Path) -> None:
-    """Whole messages of a loop that is closed are delivered by the helper, counted, and have given their places back."""
+    """Whole messages of a loop that is closed are delivered by the helper, are counted, and give their places back."""
     commit = GroupCommit(helper_process=True)
     maildir = Maildir(tmp_path / "m", commit=commit)
     loop = asyncio.new_event_loop()

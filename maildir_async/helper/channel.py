@@ -62,6 +62,10 @@ class Owner(Protocol):
         """Take over what was *in_flight* when the connection came to its end."""
         ...
 
+    def abandoned(self, channel: "Channel") -> None:
+        """See to what *channel* has in flight, whose loop has been closed."""
+        ...
+
 
 @dataclass(slots=True)
 class InFlight:
@@ -123,9 +127,12 @@ class Channel:
         _channels.add(self)
 
     def __del__(self) -> None:
-        # Thrown away with its loop, which was never closed: the helper finishes what is whole, and nobody learns of it.
-        if self._in_flight:
-            self._give_up_unanswered()
+        if not self._in_flight:
+            return
+        if self._socket.fileno() >= 0:  # its loop has been closed, and has let go of it
+            self._owner.abandoned(self)
+        else:  # its loop has been dropped, and all is thrown away in one go
+            self.give_up()
 
     @property
     def pending(self) -> int:
@@ -203,8 +210,8 @@ class Channel:
         in_flight, self._in_flight = list(self._in_flight.values()), {}
         return in_flight
 
-    def _give_up_unanswered(self) -> None:
-        """Give back what messages hold whose outcome nobody will learn."""
+    def give_up(self) -> None:
+        """Give back what messages hold whose outcome nobody will learn: the helper finishes those that are whole."""
         entries = [item.entry for item in self._take_in_flight() if item.entry is not None]
         for entry in entries:
             entry.chunks = b""

@@ -91,16 +91,20 @@ class Delegation:
         return channel
 
     def close_orphans(self) -> None:
-        """Close the channels of loops that have been closed. What the helper has of them whole is counted still."""
+        """Close the channels of loops that have been closed. The helper finishes what is whole, and drops what is not."""
         for key, channel in list(self._channels.items()):
             if channel.loop.is_closed() and not channel.closed:
-                channel.leave()
-                try:
-                    self._queue.committers.run(partial(self._drain, channel))
-                except RuntimeError:  # no thread to be had: this one
-                    self._drain(channel)
+                self.abandoned(channel)
                 if self._channels.get(key) is channel:
                     self._channels.pop(key, None)
+
+    def abandoned(self, channel: Channel) -> None:
+        """See to what *channel* has in flight, whose loop has been closed: it is counted by what becomes of it."""
+        channel.leave()
+        try:
+            self._queue.committers.run(partial(self._drain, channel))
+        except RuntimeError:  # no thread to be had
+            channel.give_up()
 
     def end(self) -> None:
         """Have the helper finish and end. Never waits. The next use starts another."""
