@@ -56,7 +56,8 @@ from maildir_async.errors import Stage
 from maildir_async.format.names import names_for
 from maildir_async.helper import program
 from maildir_async.helper.answers import error_from, error_to
-from maildir_async.helper.channel import Channel, InFlight, Stream
+from maildir_async.helper.channel import Channel
+from maildir_async.helper.in_flight import InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk

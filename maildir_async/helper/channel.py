@@ -11,20 +11,20 @@ import socket
 import time
 import weakref
 from asyncio import AbstractEventLoop
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from maildir_async.commit.entry import QUEUED, TAKEN, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.queue import Queue
-from maildir_async.errors import AppendError, MaildirError
+from maildir_async.errors import AppendError
 from maildir_async.helper.answers import delivered_from, error_from
+from maildir_async.helper.in_flight import InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.protocol import Decoder, encode
+from maildir_async.helper.sender import Sender
 
-__all__ = ["RECEIVE_SIZE", "Channel", "InFlight", "Owner", "Stream", "names_in_use_by_helpers"]
+__all__ = ["RECEIVE_SIZE", "Channel", "Owner", "names_in_use_by_helpers"]
 
 RECEIVE_SIZE: Final = 256 * 1024
 
@@ -34,25 +34,6 @@ AT_ONCE: Final = 16
 
 #: Bytes of a whole message, or of its prefix, past which it is delivered by this process: a frame has an end.
 LARGEST: Final = 2**30
-
-
-class Stream(Protocol):
-    """A message that goes to the helper chunk by chunk: `maildir_async.helper.spool.HelperSpool`."""
-
-    mailbox: Mailbox
-    plan: Plan
-
-    def acknowledged(self, size: int) -> None:
-        """Learn that so many bytes are stored, and that there is room for more."""
-        ...
-
-    def failed(self, error: MaildirError) -> None:
-        """Learn that it has come to nothing: the helper has nothing of it any more."""
-        ...
-
-    def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded, as asked, but for a *leftover*."""
-        ...
 
 
 class Owner(Protocol):
@@ -65,26 +46,6 @@ class Owner(Protocol):
     def abandoned(self, channel: "Channel") -> None:
         """See to what *channel* has in flight, whose loop has been closed."""
         ...
-
-
-@dataclass(slots=True)
-class InFlight:
-    """What the helper has been given and not answered yet.
-
-    Attributes:
-        mailbox: where it goes.
-        tmp_name: the name of its file in ``tmp/``; of a whole message the part before any comma.
-        name: the unique part of the name it is published under, once it is whole.
-        entry: the message, once it is whole.
-        stream: its stream, if it is one.
-
-    """
-
-    mailbox: Mailbox
-    tmp_name: str
-    name: str = ""
-    entry: Entry | None = None
-    stream: Stream | None = None
 
 
 def names_in_use_by_helpers() -> set[str]:
@@ -118,7 +79,7 @@ class Channel:
         self._number = 0
         self._turn: list[tuple[Any, ...] | Entry] = []  # what this turn of the loop has to send
         self._is_flush_due = False
-        self._unsent: deque[memoryview] = deque()
+        self._sender = Sender(loop, self._socket)
         self.closed = self.is_over = False
         # Not __del__: thrown away in one go with this, the socket would warn that it is open.
         self._abandoned = weakref.finalize(self, self._socket.close)
@@ -252,9 +213,7 @@ class Channel:
                 pieces += encode(("discard", number))
                 self._refuse(number, exc, refused)
         if pieces:
-            self._unsent.append(memoryview(b"".join(pieces)))
-            if len(self._unsent) == 1:
-                self._write_out()
+            self._sender.send(b"".join(pieces))
         self._queue.settle(refused)
 
     def _refuse(self, number: int, exc: Exception, refused: list[Entry]) -> None:
@@ -279,31 +238,13 @@ class Channel:
         self._in_flight[number] = InFlight(entry.mailbox, name, name, entry)
         return ("append", number, _joined(entry), name, *_options(entry.mailbox, entry.plan))
 
-    def _write_out(self) -> None:
-        unsent = self._unsent
-        try:
-            while unsent:
-                sent = self._socket.send(unsent[0])
-                if sent == len(unsent[0]):
-                    unsent.popleft()
-                else:
-                    unsent[0] = unsent[0][sent:]
-        except BlockingIOError:
-            self.loop.add_writer(self._socket, self._writable)
-        except OSError:
-            unsent.clear()  # the reader is told what has become of the connection
-
-    def _writable(self) -> None:
-        self.loop.remove_writer(self._socket)
-        self._write_out()
-
     # Receiving.
 
     def _readable(self) -> None:
         if self._receive():
             return
         self.loop.remove_reader(self._socket)
-        self.loop.remove_writer(self._socket)
+        self._sender.stop()
         self._close()
         lost = self._take_in_flight()
         turn, self._turn = self._turn, []

@@ -11,7 +11,8 @@ from maildir_async.commit.entry import QUEUED
 from maildir_async.commit.queue import Queue
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.helper.channel import Channel, InFlight
+from maildir_async.helper.channel import Channel
+from maildir_async.helper.in_flight import InFlight
 from maildir_async.helper.process import END_S, Helper, HelperProcess
 from maildir_async.helper.recovery import give_up, recover
 
@@ -91,7 +92,7 @@ class Delegation:
         return channel
 
     def close_orphans(self) -> None:
-        """Close the channels of loops that have been closed. The helper finishes what is whole, and drops what is not."""
+        """Close the channels of loops that have been closed: the helper finishes what is whole, and drops the rest."""
         for key, channel in list(self._channels.items()):
             if channel.loop.is_closed() and not channel.closed:
                 self.abandoned(channel)

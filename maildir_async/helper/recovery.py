@@ -17,7 +17,7 @@ from maildir_async.commit.target import Target
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import key_of
-from maildir_async.helper.channel import InFlight, Stream
+from maildir_async.helper.in_flight import InFlight, Stream
 
 __all__ = ["give_up", "recover"]
 
