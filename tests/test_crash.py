@@ -15,7 +15,7 @@ import pytest
 
 from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, MaildirError, UncertainAppendError
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.posix import Disk
+from maildir_async.disk.calls import Disk
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 PATH = "/var/mail/alice"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from maildir_async.disk import directories as directories_module
 from maildir_async.disk.directories import Directories, sync_directory
-from maildir_async.disk.posix import Disk, PosixDisk
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
 from support import reproducible, tree, umask

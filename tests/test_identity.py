@@ -12,7 +12,8 @@ import pytest
 from maildir_async.disk import identity as identity_module
 from maildir_async.disk.identity import identity
 from maildir_async.disk.paths import absolute
-from maildir_async.disk.posix import Disk, PosixDisk
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 

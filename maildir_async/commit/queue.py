@@ -163,6 +163,8 @@ class Queue:
                 batch = []
         except LeftBehind as left:  # this thread hung, and another leads by now
             try:
+                if round_ is not None:
+                    round_.came_back()
                 if left.item is not None:
                     self._finish(left.item, left.step)
             finally:

@@ -20,6 +20,7 @@ it out has it: the thread that put it there, unless somebody has left it behind 
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -87,6 +88,12 @@ class _Tmp:
         self.by_kernel = disk.syncs_by_kernel(device)
         self.fd: int | None = None  # opened for the second message
 
+    def close(self) -> None:
+        """Close it. Never raises."""
+        if self.fd is not None:
+            with contextlib.suppress(OSError):  # nothing has been written by this descriptor
+                self.disk.close(self.fd)
+
 
 class Round:
     """A batch, and the step it is at.
@@ -119,6 +126,9 @@ class Round:
         self._opened: list[Target] = []  # all of them, those too that have been replaced
         self._under_way: list[tuple[Syncs, list[Item]]] | None = None  # syncs, and what they are for
         self._are_targets_synced = False
+        self._lock = threading.Lock()
+        self._hanging = 0  # threads that were left behind, and have not come back
+        self._to_close: list[Target | _Tmp] = []  # when they have
         _live.add(self)
 
     @classmethod
@@ -167,6 +177,8 @@ class Round:
                 del hand[item]
             except KeyError:
                 continue
+            with self._lock:
+                self._hanging += 1
             if item is not None:
                 self._drop([item])
             return True
@@ -174,23 +186,34 @@ class Round:
 
     def close(self) -> None:
         """Let go of it: it is over, or has failed as a whole. Never raises."""
-        for tmp in self._tmps.values():
-            if tmp.fd is not None:
-                with contextlib.suppress(OSError):  # nothing has been written by this descriptor
-                    tmp.disk.close(tmp.fd)
-        self._tmps.clear()
-        for target in self._opened:
-            target.close()
-        self._opened.clear()
-        self._targets.clear()
+        opened, self._opened, self._targets = self._opened, [], {}
+        tmps, self._tmps = list(self._tmps.values()), {}
+        self._close_all([*tmps, *opened])
         _live.discard(self)
+
+    def came_back(self) -> None:
+        """A thread that was left behind has nothing to do with this any more."""
+        with self._lock:
+            self._hanging -= 1
+            closing, self._to_close = ([], self._to_close) if self._hanging else (self._to_close, [])
+        for opened in closing:
+            opened.close()
+
+    def _close_all(self, opened: list[Target | _Tmp]) -> None:
+        """Close them, unless a thread that hangs may be about to use one: then the last of those does."""
+        with self._lock:
+            if self._hanging:
+                self._to_close += opened
+                return
+        for each in opened:
+            each.close()
 
     def disown(self) -> None:
         """In a forked child: close what the parent's round has open, and do nothing else."""
-        for fd in (tmp.fd for tmp in self._tmps.values()):
-            if fd is not None:
+        for tmp in (*self._tmps.values(), *self._to_close):
+            if isinstance(tmp, _Tmp) and tmp.fd is not None:
                 with contextlib.suppress(OSError):
-                    os.close(fd)
+                    os.close(tmp.fd)
         for entry in self.entries:
             entry.disown()
 
@@ -490,7 +513,7 @@ class Round:
             self._sync_above(hand, with_entries)
         opened, self._opened, self._targets = self._opened, [], {}
         self._are_targets_synced = False
-        self._do(hand, None, partial(_close_all, opened))
+        self._do(hand, None, partial(self._close_all, list(opened)))
 
     def _sync_above(self, hand: Hand, targets: list[Target]) -> None:
         """Sync what is above several targets: a parent that they have in common once."""
@@ -531,11 +554,6 @@ def _sync_one(item: Item) -> None:
     except BaseException as exc:
         failure = exc
     item.sync_ended(failure)
-
-
-def _close_all(targets: list[Target]) -> None:
-    for target in targets:
-        target.close()
 
 
 _live: Final[set[Round]] = set()
