@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -1422,6 +1423,92 @@ def test_what_a_closed_loop_had_in_flight_is_counted(tmp_path: Path) -> None:
         await commit.aclose()
 
     asyncio.run(close())
+
+
+def test_what_a_dropped_loop_had_in_flight_gives_its_places_back(tmp_path: Path) -> None:
+    """Messages of a loop that is thrown away without being closed hold nothing; the helper and other loops go on."""
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    asyncio.run(maildir.append(b"first use"))
+    pid = stop(commit)
+
+    def begin() -> None:
+        loop = asyncio.new_event_loop()
+
+        async def deliver() -> None:
+            tasks.extend(asyncio.ensure_future(maildir.append(b"%d" % number)) for number in range(20))
+            await turns(5)
+
+        tasks: list[Any] = []
+        loop.run_until_complete(deliver())
+        for task in tasks:
+            task._log_destroy_pending = False
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the loop, which is dropped on purpose
+        begin()
+        gc.collect()
+    os.kill(pid, signal.SIGCONT)
+    assert commit.statistics().pending == 0
+    assert maildir.statistics().in_flight == 0
+    until(lambda: len(Look(maildir.path).names("new")) == 21)
+
+    async def go_on() -> None:
+        await maildir.append(b"afterwards")
+        assert pid_of(commit) == pid
+        await commit.aclose()
+
+    asyncio.run(go_on())
+
+
+@one_loop
+async def test_the_helper_has_few_descriptors(tmp_path: Path) -> None:
+    """With fewer descriptors than messages they are delivered by and by, each under the name that was drawn for it."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append(b"first use")
+        pid = pid_of(commit)
+        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 10, limit[1]))
+        delivered = await asyncio.gather(*(maildir.append(b"%d" % number) for number in range(100)))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+        for one in delivered:
+            unique, _, sizes = one.key.partition(",")
+            match = UNIQUE.fullmatch(unique)
+            assert match is not None
+            assert match["pid"] == str(os.getpid())
+            assert sizes == f"S={one.size},W={one.wire_size}"
+            assert os.path.basename(one.path) == one.key
+    assert len(Look(maildir.path).messages()) == 101
+
+
+@one_loop
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "being received"])
+async def test_the_helper_is_told_to_end_under_a_stream(tmp_path: Path, ended: bool) -> None:
+    """A stream that the helper has dropped because it ends has failed: no part of it is ever taken for the whole."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        task = await begin_stream(maildir)
+        await soon(lambda: task.bytes_written)  # nothing is unanswered
+        assert commit._delegation is not None
+        pid = stop(commit)
+        commit._delegation.end()
+        if ended:
+            task.write(b"the end")
+            task.unregister_producer()
+            await turns(5)
+        os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(30):
+            await asyncio.wait([task.future])
+        error = task.future.exception()
+        if error is not None:
+            assert type(error) is AppendError
+            assert (error.errno, error.stage) == (errno.EPIPE, "receive")
+        else:
+            assert ended
+        stored = Look(maildir.path).messages()
+        assert stored == ([] if error is not None else [b"x" * LONG + b"the end"])
+        Look(maildir.path).assert_tmp_empty()
 
 
 class _Stuck:

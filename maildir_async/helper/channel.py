@@ -19,7 +19,7 @@ from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.queue import Queue
 from maildir_async.errors import AppendError
 from maildir_async.helper.answers import delivered_from, error_from
-from maildir_async.helper.in_flight import InFlight, Stream
+from maildir_async.helper.in_flight import InFlight, Stream, gone_error
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.protocol import Decoder, encode
 from maildir_async.helper.sender import Sender
@@ -128,9 +128,13 @@ class Channel:
 
     def end(self, number: int, entry: Entry) -> None:
         """Have the stream published, which is whole with what *entry* holds: it cannot be withdrawn any more."""
-        in_flight = self._in_flight[number]
         entry.state = TAKEN
         entry.whole_at = entry.taken_at = time.monotonic()
+        in_flight = self._in_flight.get(number)
+        if in_flight is None:  # the stream has failed, and is about to learn that
+            entry.error = gone_error("the helper process ended")
+            self._queue.settle([entry])
+            return
         in_flight.entry, in_flight.name = entry, entry.mailbox.names.next()
         self._send(("end", number, in_flight.name, _joined(entry)))
 
@@ -289,8 +293,10 @@ class Channel:
                 entry.path, entry.name = delivered.path, delivered.key
                 entry.size, entry.wire_size = delivered.size, delivered.wire_size
                 entry.delivered = delivered
-            else:
+            elif kind == "failed":
                 entry.error = error_from(*answer)
+            else:  # the helper has ended without looking at its last chunk
+                entry.error = gone_error("the helper process ended")
             entry.chunks = b""
             settled.append(entry)
         elif stream is not None and kind == "failed":

@@ -1,13 +1,19 @@
 """What a helper process has been given and has not answered yet."""
 
+import errno
 from dataclasses import dataclass
 from typing import Protocol
 
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.errors import MaildirError
+from maildir_async.errors import AppendError, MaildirError
 
-__all__ = ["InFlight", "Stream"]
+__all__ = ["InFlight", "Stream", "gone_error"]
+
+
+def gone_error(text: str = "the helper process died") -> AppendError:
+    """Return what a message fails with that was being received when the helper went."""
+    return AppendError(text, errno=errno.EPIPE, stage="receive")
 
 
 class Stream(Protocol):
@@ -25,7 +31,7 @@ class Stream(Protocol):
         ...
 
     def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded, as asked, but for a *leftover*."""
+        """Learn that it is discarded, but for a *leftover*: as was asked, or since the helper ends."""
         ...
 
 
