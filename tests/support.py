@@ -41,8 +41,8 @@ class ListedNames(UniqueNames):
         super().__init__(hostname="host")
         self._listed = list(names)
 
-    def next(self) -> str:
-        return self._listed.pop(0) if self._listed else super().next()
+    def take(self, count: int) -> list[str]:
+        return [self._listed.pop(0) if self._listed else super(ListedNames, self).take(1)[0] for _ in range(count)]
 
 
 def some(values: Iterable[Any], every: int) -> list[Any]:

@@ -91,7 +91,8 @@ class Queue:
         """Take *entry* back if no round has begun with it; return whether that is so."""
         with self._lock:
             if entry.state == QUEUED:
-                entry.state = WITHDRAWN
+                for member in entry.family:
+                    member.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
             return entry.state == WITHDRAWN

@@ -71,7 +71,8 @@ class Submission:
         """Its file in ``tmp/``, once there has been one."""
         if self.file is not None and self.file.path:
             return self.file.path
-        name = "" if self._entry is None else self._entry.tmp_name
+        entry = self._entry
+        name = "" if entry is None else entry.tmp_name or (entry.name if entry.path else "")
         return f"{self.mailbox.directories.tmp}/{name}" if name else None
 
     @property
