@@ -484,8 +484,8 @@ class Aged(PosixDisk):
     def __init__(self, ages: dict[str, float]) -> None:
         self.ages = ages
 
-    def stat(self, path: str | int) -> os.stat_result:
-        found = super().stat(path)
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        found = super().stat(path, directory)
         changed = time.time() - self.ages.get(os.path.basename(str(path)), 0.0)
         return os.stat_result((*found[:9], round(changed)))
 

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import dataclasses
 import functools
 import inspect
 import re
@@ -304,7 +305,7 @@ def test_what_a_delivery_tells() -> None:
         "commit_s",
         "warnings",
     }
-    assert delivered == set(Delivered.__slots__)
+    assert delivered == {field.name for field in dataclasses.fields(Delivered)}
     for name in ("future", "state", "tmp_path", "bytes_written"):
         assert isinstance(vars(AppendTask)[name], property)
     for name in ("append", "append_many", "create", "clean_tmp", "index", "aclose"):

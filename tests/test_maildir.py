@@ -847,8 +847,8 @@ async def test_clean_tmp_at_the_moment_a_file_appears(tmp_path: Path, moment: st
 class Old(PosixDisk):
     """Every file in tmp/ changed long ago."""
 
-    def stat(self, path: str | int) -> os.stat_result:
-        return os.stat_result((*super().stat(path)[:9], 0))
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        return os.stat_result((*super().stat(path, directory)[:9], 0))
 
 
 def _until(reached: Callable[[], bool]) -> None:
@@ -863,8 +863,8 @@ class AgedDisk(FaultDisk):
 
     age_s = 0.0
 
-    def stat(self, path: str | int) -> os.stat_result:
-        found = list(super().stat(path))
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        found = list(super().stat(path, directory))
         found[7] = found[8] = int(time.time())
         found[9] = int(time.time() - self.age_s)
         return os.stat_result(found)

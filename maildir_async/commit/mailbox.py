@@ -5,15 +5,13 @@ import os
 import threading
 import weakref
 from asyncio import AbstractEventLoop, Future
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from maildir_async.disk.directories import Directories
-from maildir_async.errors import UncertainAppendError
+from maildir_async.errors import MaildirError, UncertainAppendError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.names import UniqueNames
-
-if TYPE_CHECKING:
-    from maildir_async.commit.entry import Entry
 
 __all__ = ["Listener", "Mailbox"]
 
@@ -26,12 +24,24 @@ class Listener(Protocol):
         ...
 
 
+class Settled(Protocol):
+    """A message with its outcome: `maildir_async.commit.entry.Entry`."""
+
+    delivered: Delivered | None
+    error: MaildirError | None
+
+
 class Task(Protocol):
-    """Who receives a message: `maildir_async.receive.task.AppendTask`."""
+    """Who sees to a message that is not whole at once: `maildir_async.receive.delivery.Delivery`."""
 
     @property
     def is_orphan(self) -> bool:
         """Whether its loop has been closed."""
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its message is in group commit, or has been."""
         ...
 
 
@@ -45,7 +55,7 @@ class Mailbox:
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
         in_flight: whole messages that are not settled.
-        tasks: what is receiving messages that are not whole; it leaves this when they are, or have failed.
+        tasks: what sees to messages that are not whole at once, until they have their outcome.
         delivered, uncertain, failed, bytes_stored: see `maildir_async.MaildirStatistics`.
 
     """
@@ -91,13 +101,13 @@ class Mailbox:
         return True
 
     def end_task(self, task: Task, *, failed: bool) -> None:
-        """The message is whole, and counted as that from here on; or it has *failed*."""
+        """The message has its outcome; it *failed* before it was whole, and counted as that."""
         with self._lock:
             if self.tasks is not None:
                 self.tasks.discard(task)
             if failed:
                 self.failed += 1
-        self._tell_if_drained()
+        self.tell_if_drained()
 
     def live_tasks(self) -> list[Task]:
         """Return the tasks that will come to an end: not those whose loop has been closed."""
@@ -121,8 +131,11 @@ class Mailbox:
                 self.listeners = weakref.WeakSet()
             self.listeners.add(listener)
 
-    def settled(self, entries: "list[Entry]") -> None:
-        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread."""
+    def settled(self, entries: Sequence[Settled]) -> None:
+        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
+
+        `tell_if_drained` is to follow, once their loops have been told.
+        """
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:
@@ -138,24 +151,24 @@ class Mailbox:
             for entry in entries:
                 if entry.delivered is not None:
                     listener.append(entry.delivered)
-        self._tell_if_drained()
 
     def withdrawn(self) -> None:
         """A message that was counted in has come to nothing: refused, cancelled, or failed before it was whole."""
         with self._lock:
             self.in_flight -= 1
             self.failed += 1
-        self._tell_if_drained()
+        self.tell_if_drained()
 
     def drained(self, loop: AbstractEventLoop) -> "Future[None]":
         """Return a future of *loop*, the running one, that is done when nothing is in flight."""
         future: Future[None] = loop.create_future()
         with self._lock:
             self._drained.append((loop, future))
-        self._tell_if_drained()
+        self.tell_if_drained()
         return future
 
-    def _tell_if_drained(self) -> None:
+    def tell_if_drained(self) -> None:
+        """Tell whoever waits for that if nothing is in flight."""
         if not self._drained or self.in_flight or self.live_tasks():
             return
         with self._lock:

@@ -15,10 +15,11 @@ from itertools import islice
 from typing import Final
 
 from maildir_async.commit.admission import Admission
+from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.rounds import Item, LeftBehind, Round, settled
+from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
 from maildir_async.commit.target import FileSystem, Target
 from maildir_async.commit.turns import Turns
@@ -294,6 +295,8 @@ class Queue:
             # A closed loop has nobody left to tell; the messages are where the promises say.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.turns.tell, told)
+        for mailbox in groups:
+            mailbox.tell_if_drained()
 
 
 def _by_mailbox(entries: list[Entry]) -> dict[Mailbox, list[Entry]]:

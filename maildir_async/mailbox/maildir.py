@@ -8,9 +8,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
+from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.entry import Plan
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.rounds import names_in_use
 from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
@@ -306,7 +306,7 @@ class Maildir:
         """Return what has become of the messages given to this object. Never waits."""
         mailbox = self.mailbox
         return MaildirStatistics(
-            in_flight=mailbox.in_flight + len(mailbox.live_tasks()),
+            in_flight=mailbox.in_flight + sum(not task.is_whole for task in mailbox.live_tasks()),
             delivered=mailbox.delivered,
             uncertain=mailbox.uncertain,
             failed=mailbox.failed,
@@ -323,6 +323,8 @@ class Maildir:
         while mailbox.in_flight or mailbox.live_tasks():
             # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
             await asyncio.wait([mailbox.drained(loop)], timeout=1.0)
+        while self.commit.queue.turns.has_to_tell(loop):  # whoever awaits one of them here
+            await asyncio.sleep(0)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         try:

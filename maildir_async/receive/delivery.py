@@ -80,6 +80,11 @@ class Delivery:
         return self._loop.is_closed()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether its message is in group commit, or has been."""
+        return self.submission.is_made
+
+    @property
     def is_admitted(self) -> bool:
         """Whether it has a place among the pending deliveries: nothing is read or written before."""
         return self._place is not None and self._place.granted
@@ -226,7 +231,6 @@ class Delivery:
                 self._submit(chunks)
 
     def _submit(self, chunks: Chunks) -> None:
-        self._maildir.mailbox.end_task(self, failed=False)  # group commit counts it from here on
         self.submission.make(
             chunks,
             loop=self._loop,
@@ -302,8 +306,7 @@ class Delivery:
         self.state = next_state(self.state, event)
         if self._timer is not None:
             self._timer.cancel()
-        if not self.submission.is_made:
-            self._maildir.mailbox.end_task(self, failed=True)
+        self._maildir.mailbox.end_task(self, failed=not self.submission.is_made)
         reception, self.reception = self.reception, None
         if reception is not None:
             reception.let_go()
