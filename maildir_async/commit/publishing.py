@@ -78,9 +78,8 @@ class Publishing:
                         entry.path = f"{path}/{name}"
             except BaseException as exc:
                 failure = exc
-            is_crowded = (
-                isinstance(failure, OSError) and failure.errno in OUT_OF_DESCRIPTORS and bool(self._batch.opened)
-            )
+            is_crowded = isinstance(failure, OSError) and failure.errno in OUT_OF_DESCRIPTORS
+            is_crowded = is_crowded and bool(self._batch.opened)  # of which some can be closed
             if failure is not None and not is_crowded:
                 entry.fail(failure)
             try:

@@ -12,6 +12,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Iterable
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
@@ -139,7 +140,7 @@ class Queue:
         for entry in batch:
             entry.state = TAKEN
             entry.taken_at = now
-        if any([entry.links for entry in batch]):
+        if any(map(_LINKS, batch)):
             batch = [member for entry in batch for member in entry.family]
             for entry in batch:
                 entry.state = TAKEN
@@ -291,12 +292,16 @@ class Queue:
         for mailbox, those in groups.items():
             mailbox.settled(those)
         self._donation.enough()
-        for loop, told in ({loop: entries} if is_one_loop else _by_loop(entries)).items():
+        by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
+        for theirs, told in by_loop.items():
             # A closed loop has nobody left to tell; the messages are where the promises say.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self.turns.tell, told)
+                theirs.call_soon_threadsafe(self.turns.tell, told)
         for mailbox in groups:
             mailbox.tell_if_drained()
+
+
+_LINKS: Final = attrgetter("links")
 
 
 def _by_mailbox(entries: list[Entry]) -> dict[Mailbox, list[Entry]]:

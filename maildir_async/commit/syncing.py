@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from maildir_async.commit.batch import Batch, Hand, Item
+from maildir_async.commit.entry import Entry
 from maildir_async.commit.target import Above, FileSystem, Target
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.syncs import CallsSideBySide, Syncs

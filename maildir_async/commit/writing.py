@@ -71,6 +71,7 @@ class Writing:
                 if entry.links:
                     for link in entry.links:
                         link.size, link.wire_size = entry.size, entry.wire_size
+                        link.name = f"{link.name},S={link.size},W={link.wire_size}"
                 if not is_alone and (tmp is None or (tmp.fd is None and are_many)):
                     self._look_at_tmp(entry)
             except BaseException as exc:
@@ -94,7 +95,7 @@ class Writing:
         if not entries:
             return
         names = entries[0].mailbox.names
-        if all([entry.mailbox.names is names for entry in entries]):
+        if len({id(entry.mailbox.names) for entry in entries}) == 1:
             for entry, name in zip(entries, names.take(len(entries)), strict=True):
                 entry.name = name
         else:
@@ -170,6 +171,5 @@ def complete_stream(entry: Entry) -> None:
     chunks = entry.chunks
     entry.fd = file.complete((chunks,) if isinstance(chunks, bytes) else chunks)
     entry.chunks = b""
-    for member in entry.family:
-        member.size, member.wire_size = file.content.size, file.content.wire_size
-        member.name = f"{member.name},S={member.size},W={member.wire_size}"
+    entry.size, entry.wire_size = file.content.size, file.content.wire_size
+    entry.name = f"{entry.name},S={entry.size},W={entry.wire_size}"

@@ -323,7 +323,7 @@ class Maildir:
         while mailbox.in_flight or mailbox.live_tasks():
             # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
             await asyncio.wait([mailbox.drained(loop)], timeout=1.0)
-        while self.commit.queue.turns.has_to_tell(loop):  # whoever awaits one of them here
+        while self.commit.queue.turns.has_to_tell(loop):  # noqa: ASYNC110 it takes turns of the loop, and no event
             await asyncio.sleep(0)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
