@@ -42,7 +42,8 @@ class ListedNames(UniqueNames):
         self._listed = list(names)
 
     def take(self, count: int) -> list[str]:
-        return [self._listed.pop(0) if self._listed else super(ListedNames, self).take(1)[0] for _ in range(count)]
+        listed, self._listed = self._listed[:count], self._listed[count:]
+        return listed + super().take(count - len(listed))
 
 
 def some(values: Iterable[Any], every: int) -> list[Any]:

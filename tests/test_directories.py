@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildir_async.disk import directories as directories_module
-from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk

@@ -88,18 +88,10 @@ class Maildir:
     ) -> None:
         if commit is not None and not isinstance(commit, GroupCommit):
             raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
-        if names is not None and not callable(getattr(names, "next", None)):
-            raise TypeError(f"names must be UniqueNames or None, not {names!r}")
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
-        hostname = check_hostname(hostname)
-        if names is not None and hostname is not None:
-            raise ValueError("names brings its own hostname")
-        self.mailbox = Mailbox(
-            Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create)),
-            names or names_for(hostname),
-            check_file_mode(file_mode),
-        )
+        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create))
+        self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
         self._commit = commit
@@ -331,6 +323,18 @@ class Maildir:
             return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
         except OSError as exc:
             raise append_error(exc, path=self.path, stage="create") from exc
+
+
+def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
+    """Return where names come from: one of the two says that, or neither."""
+    hostname = check_hostname(hostname)
+    if names is None:
+        return names_for(hostname)
+    if not callable(getattr(names, "next", None)):
+        raise TypeError(f"names must be UniqueNames or None, not {names!r}")
+    if hostname is not None:
+        raise ValueError("names brings its own hostname")
+    return names
 
 
 def _is_in_use(name: str) -> bool:

@@ -35,11 +35,6 @@ class Owner(Protocol):
         """Whether it has a place among the pending deliveries: nothing is written before."""
         ...
 
-    @property
-    def is_given_up(self) -> bool:
-        """Whether it is decided that it fails, or is cancelled."""
-        ...
-
     def fail(self, exc: BaseException) -> bool:
         """Give it up, with *exc*."""
         ...
@@ -130,7 +125,7 @@ class Reception:
     @property
     def has_room(self) -> bool:
         """Whether more may come. After an abort it may, so that nobody waits any longer."""
-        return self._delivery.is_given_up or (self._delivery.is_admitted and self.spool.has_room)
+        return self._delivery.verdict is not None or (self._delivery.is_admitted and self.spool.has_room)
 
     async def change(self) -> None:
         """Return when there may be room, a file, or an end of it."""
@@ -192,7 +187,7 @@ class Reception:
 
     def _made_room(self) -> None:
         self._changed()
-        if not self._delivery.is_given_up:
+        if self._delivery.verdict is None:
             self.feed.prompt()
 
     def _changed(self) -> None:

@@ -149,7 +149,7 @@ class AppendTask:
 
     def take_place(self, place: Place) -> None:
         """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
-        self._delivery.take_place(place)
+        self._delivery.place = place
 
     def link_into(self, mailboxes: Sequence[Mailbox]) -> None:
         """Have the message published in *mailboxes* too, as hard links to its file. To be called before the start.
@@ -268,7 +268,7 @@ class AppendTask:
             self.begin()
 
     def _check_unread(self) -> None:
-        if self._delivery.is_unread:
+        if self._delivery.unread is not None:
             raise RuntimeError("this append has a message, which it reads itself")
 
     def _check_receiving(self) -> None:
