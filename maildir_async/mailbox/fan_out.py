@@ -22,7 +22,7 @@ from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.mailbox.shared_file import SharedFile, Target
+from maildir_async.mailbox.shared_file import SharedFile, Target, find_same
 from maildir_async.receive.producers import read_all
 from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
@@ -59,8 +59,8 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
     syncs; among what a `GroupCommit` may have pending they are one delivery. Each outcome is as `Maildir.append` would
     have it, independent of the others; if the source fails, all do.
 
-    A maildir that is given twice gets the message twice. On cancellation each has the message whole or not at all, and
-    nothing acts for it any more when this raises.
+    A directory that is given twice, by whatever path, gets the message once: all that stand for it have one outcome. On
+    cancellation each has the message whole or not at all, and nothing acts for it any more when this raises.
 
     Args:
         message: any that `Maildir.append` takes. It is read once.
@@ -235,13 +235,12 @@ class FanOut:
     def outcomes(self) -> list[Outcome]:
         """Return what has become of the message in each maildir, when `finish` has returned or raised."""
 
-        def error(target: Target) -> MaildirError:
-            return self._refusal or target.error or _given_up(target)
+        def outcome(target: Target) -> Outcome:
+            told = target.same_as or target
+            error = self._refusal or told.error or _given_up(target)
+            return Outcome(target.maildir, told.delivered, None if told.delivered else error)
 
-        return [
-            Outcome(target.maildir, target.delivered, None if target.delivered else error(target))
-            for target in self._targets
-        ]
+        return [outcome(target) for target in self._targets]
 
     async def _settle(self) -> None:
         await self._open_if_not_yet()
@@ -284,17 +283,18 @@ class FanOut:
     async def _begin(self, *, whole: bool) -> None:
         """Have the first maildir of each group take what has come."""
         assert self._places is not None
-        targets = [target for target in self._targets if target.maildir.commit in self._places]
-        keys: Sequence[object] = [target.maildir.commit for target in targets]
+        targets = self._targets
+        keys = list[object](target.maildir.commit for target in targets)
         if len({target.prefix for target in targets}) < len(targets):
-            maildirs = [target.maildir for target in targets]
-            crew = maildirs[0].commit.streams.crew
-            keys = await until_done(run_in_thread(asyncio.get_running_loop(), crew, partial(_keys, maildirs)))
+            crew = targets[0].maildir.commit.streams.crew
+            look = run_in_thread(asyncio.get_running_loop(), crew, partial(find_same, targets, self._places))
+            keys = await until_done(look)
         if self._over:  # given up meanwhile
             return
         by_key: dict[object, list[Target]] = {}
         for key, target in zip(keys, targets, strict=True):
-            by_key.setdefault((key, target.prefix), []).append(target)
+            if target.same_as is None and target.maildir.commit in self._places:
+                by_key.setdefault((key, target.prefix), []).append(target)
         self._groups = [
             SharedFile(group, self._places[group[0].maildir.commit], self._options) for group in by_key.values()
         ]
@@ -305,11 +305,3 @@ class FanOut:
 def _given_up(target: Target) -> MaildirError:
     text = f"{target.maildir.path}: the delivery was given up"
     return AppendError(text, errno=errno.ECANCELED, stage="receive")
-
-
-def _keys(maildirs: Sequence[Maildir]) -> list[object]:
-    """Return for each what those have in common that can share a file. Blocks."""
-    return [
-        (maildir.mailbox.directories.disk, maildir.commit, maildir.mailbox.mode, maildir.mailbox.directories.device())
-        for maildir in maildirs
-    ]

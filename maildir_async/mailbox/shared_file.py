@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Container, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -16,22 +16,57 @@ from maildir_async.errors import MaildirError, NotAMaildirError, append_error
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.options import MessageOptions
 from maildir_async.format.states import State
+from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.task import AppendTask
 
-__all__ = ["SharedFile", "Target"]
+__all__ = ["SharedFile", "Target", "find_same"]
 
 
 class Target:
-    """One maildir, what is stored before the message there, and what became of it."""
+    """One maildir, what is stored before the message there, and what became of it.
 
-    __slots__ = ("delivered", "error", "maildir", "prefix")
+    Attributes:
+        maildir: which.
+        prefix: what is stored before the message.
+        same_as: another that stands for the same directory and gets the message; the outcome is that one's.
+        delivered, error: the outcome, once it is known.
+
+    """
+
+    __slots__ = ("delivered", "error", "maildir", "prefix", "same_as")
 
     def __init__(self, maildir: Maildir, prefix: bytes) -> None:
         self.maildir = maildir
         self.prefix = prefix
+        self.same_as: Target | None = None
         self.delivered: Delivered | None = None
         self.error: MaildirError | None = None
+
+
+def find_same(targets: Sequence[Target], commits: Container[GroupCommit]) -> list[object]:
+    """Find the targets that stand for one directory, and return for each what those have in common that can share a
+    file. Blocks.
+
+    Of those for one directory the first that can take a message does: it is open, and has a place in its group commit,
+    one of *commits*.
+    """
+    found: dict[object, Target] = {}
+    for target in sorted(targets, key=lambda target: not _takes(target, commits)):
+        directories = target.maildir.mailbox.directories
+        first = found.setdefault((directories.disk, directories.identity(), target.prefix), target)
+        if first is not target:
+            target.same_as = first
+    keys: list[object] = []
+    for target in targets:
+        mailbox = target.maildir.mailbox
+        device = mailbox.directories.device() if target.same_as is None else None
+        keys.append((mailbox.directories.disk, target.maildir.commit, mailbox.mode, device))
+    return keys
+
+
+def _takes(target: Target, commits: Container[GroupCommit]) -> bool:
+    return target.maildir.commit in commits and not target.maildir.mailbox.closed
 
 
 class SharedFile:
