@@ -26,6 +26,7 @@ __all__ = [
     "append_error",
     "busy_error",
     "closed_error",
+    "too_large_error",
 ]
 
 Stage = Literal[
@@ -160,3 +161,9 @@ def busy_error() -> BusyError:
 def closed_error(path: str) -> MaildirError:
     """Return what a delivery fails with to the maildir at *path*, which has been closed."""
     return MaildirError(f"{path} has been closed", errno=_errno.ESHUTDOWN, stage="queue")
+
+
+def too_large_error(size_limit: int) -> MessageTooLargeError:
+    """Return what a delivery fails with whose message is past *size_limit*."""
+    text = f"the message has more than {size_limit} bytes"
+    return MessageTooLargeError(text, errno=_errno.EFBIG, stage="receive")

@@ -27,7 +27,9 @@ from maildir_async.format.options import (
     MessageOptions,
     check_age,
     check_bool,
+    check_callback,
     check_count,
+    check_deadline,
     check_durability,
     check_file_mode,
     check_hostname,
@@ -39,10 +41,12 @@ from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.statistics import MaildirStatistics
-from maildir_async.mailbox.whole import append_whole
+from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.submission import plan_of
 from maildir_async.receive.task import AppendTask
+from maildir_async.receive.user_code import CallersContext
 
 __all__ = ["Maildir"]
 
@@ -178,20 +182,22 @@ class Maildir:
             AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
 
         """
-        if (
-            type(message) is bytes
-            and len(message) <= CHUNK_SIZE
-            and not flags
-            and not prefix
-            and newline == "keep"
-            and received_at is None
-            and durability is None
-            and size_limit is None
-            and self.size_limit is None
-            and on_progress is None
-            and deadline is DEADLINE
-        ):
-            return await append_whole(self.mailbox, self.commit, self._plan, message, len(message))
+        if type(message) is bytes and len(message) <= CHUNK_SIZE:
+            plan = self._plan
+            is_plain = flags == "" and prefix == b"" and newline == "keep" and deadline is DEADLINE
+            if not (is_plain and received_at is None and durability is None):
+                check_deadline(deadline)
+                level = self.durability if durability is None else durability
+                plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
+            limit = self.size_limit if size_limit is None else check_size_limit(size_limit)
+            if limit is not None:
+                refuse_large(self.mailbox, len(message), limit)
+            if on_progress is None:
+                return await append_whole(self.mailbox, self.commit, plan, message)
+            check_callback("on_progress", on_progress)
+            delivered = await append_whole(self.mailbox, self.commit, plan, message)
+            CallersContext().show(asyncio.get_running_loop(), on_progress, delivered.size)
+            return delivered
         if message is None:  # which an AppendTask takes, to be fed by hand
             check_message(message)
         return await AppendTask(

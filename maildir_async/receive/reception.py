@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from maildir_async.disk.streamfile import StreamFile
-from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
+from maildir_async.errors import AppendError, MaildirError, append_error, too_large_error
 from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.spool import HelperSpool
 from maildir_async.receive.buffer import Buffer, Chunk, frozen
@@ -125,8 +125,7 @@ class Reception:
         """Whether a message of *size* bytes is past the limit: then the delivery has failed."""
         if self._size_limit is None or size <= self._size_limit:
             return False
-        text = f"the message has more than {self._size_limit} bytes"
-        self._delivery.fail(MessageTooLargeError(text, errno=errno.EFBIG, stage="receive"))
+        self._delivery.fail(too_large_error(self._size_limit))
         return True
 
     @property
