@@ -9,7 +9,7 @@ import errno
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -191,9 +191,10 @@ class Queue:
             entry.give_up(exc)
         if round_ is not None:
             round_.close()
-        self.settle([entry for entry in failed if entry.state != SETTLED])
+        self.settle([entry for entry in failed if entry.state < SETTLED])
         with self._lock:
             self._round = None
+            self._postponed = []  # they have failed
             self.leading = again = bool(self._waiting) or bool(self._postponed)
         if again:
             self.committers.run(self._lead)
@@ -217,21 +218,36 @@ class Queue:
 
     def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
         """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
-        with contextlib.suppress(RuntimeError):  # no other thread to be had: this one
-            self.committers.run(partial(self._finish_syncs, syncs, items, step))
-            return
-        self._finish_syncs(syncs, items, step)
+        self._apart(partial(self._finish_syncs, syncs, items, step))
 
     def _finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
         while items:
-            syncs.wait(None)
-            for number in [number for number in list(syncs.ended) if number in items]:
-                item = items.pop(number)
-                item.sync_ended(syncs.failures.pop(number, None))
-                try:
-                    self.committers.run(partial(self._finish, item, step))  # which may hang by itself
-                except RuntimeError:  # no other thread to be had
-                    self._finish(item, step)
+            ended = [number for number in list(syncs.ended) if number in items]
+            if not ended:  # some may have ended while they were left behind
+                syncs.wait(None)
+            for number in ended:
+                item, failure = items.pop(number), syncs.failures.pop(number, None)
+                for each in item.entries if isinstance(item, FileSystem) else (item,):
+                    self._apart(partial(self._finish_synced, each, failure, step))
+
+    def _finish_synced(self, item: Item, failure: BaseException | None, step: int) -> None:
+        item.sync_ended(failure)
+        self._finish(item, step)
+
+    def _apart(self, job: Callable[[], object]) -> None:
+        """Have *job*, which may hang, done in a thread of its own, that nobody else lacks."""
+        self.committers.widen(1)
+
+        def run() -> None:
+            try:
+                job()
+            finally:
+                self.committers.widen(-1)
+
+        try:
+            self.committers.run(run)
+        except RuntimeError:  # no other thread to be had: this one
+            run()
 
     def _finish(self, item: Item, step: int) -> None:
         """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
@@ -251,15 +267,14 @@ class Queue:
             return
         if isinstance(item, FileSystem):
             for entry in item.entries:
-                self._finish(entry, step)
+                self._apart(partial(self._finish, entry, step))
             return
         if isinstance(item, Target):
             item.sync_above()
-            item.close()
-        else:
-            for target in item.targets:
+        for target in (item,) if isinstance(item, Target) else item.targets:
+            if target.let_go():
                 target.close()
-        self.settle(list(item.entries))
+                self.settle(target.entries)
 
     # The end.
 
@@ -282,17 +297,19 @@ class Queue:
                 is_one_mailbox = False
             if entry.loop is not loop:
                 is_one_loop = False
-        settled(entries)
-        if count:
-            self._admission.give_back(count, cost)
-        groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
-        for mailbox, those in groups.items():
-            mailbox.settled(those)
-        self._donation.enough()
-        for loop, told in ({loop: entries} if is_one_loop else _by_loop(entries)).items():
-            # A closed loop has nobody left to tell; the messages are where the promises say.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self.turns.tell, told)
+        try:
+            settled(entries)
+            if count:
+                self._admission.give_back(count, cost)
+            groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
+            for mailbox, those in groups.items():
+                mailbox.settled(those)
+            self._donation.enough()
+        finally:  # whatever else goes wrong, they are told
+            for loop, told in ({loop: entries} if is_one_loop else _by_loop(entries)).items():
+                # A closed loop has nobody left to tell; the messages are where the promises say.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self.turns.tell, told)
 
 
 def _by_mailbox(entries: list[Entry]) -> dict[Mailbox, list[Entry]]:

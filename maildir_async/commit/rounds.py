@@ -121,8 +121,8 @@ class Round:
         self._hand: Hand = {}
         self._to_write: Iterator[Entry] | None = None
         self._to_publish: deque[Entry] | None = None
-        self._tmps: dict[str, _Tmp] = {}
-        self._targets: dict[str, Target] = {}  # where the next message for each path is published
+        self._tmps: dict[tuple[Disk, str], _Tmp] = {}
+        self._targets: dict[tuple[Disk, str], Target] = {}  # where the next message for each path is published
         self._opened: list[Target] = []  # all of them, those too that have been replaced
         self._under_way: list[tuple[Syncs, list[Item]]] | None = None  # syncs, and what they are for
         self._are_targets_synced = False
@@ -135,7 +135,7 @@ class Round:
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
         """Return what takes an entry, left behind at *step*, through the steps that remain."""
         round_ = cls(list(entry.family) if step < PUBLISH else [entry], keeper, step=step + 1)
-        if step == PUBLISH and entry.path and entry.error is None:
+        if step == PUBLISH and entry.path and entry.error is None and entry.plan.durability is Durability.FULL:
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
                 round_._opened.append(target)
@@ -232,9 +232,15 @@ class Round:
         gone: set[Entry] = set()
         targets: set[Item] = set()
         for item in items:
-            if not isinstance(item, Entry):
+            if isinstance(item, FileSystem):
+                for entry in item.entries:
+                    gone.update(entry.family)
+            elif not isinstance(item, Entry):
                 gone.update(item.entries)
-                targets.update(item.targets if isinstance(item, Above) else (item,))
+                for target in item.targets if isinstance(item, Above) else (item,):
+                    if target in targets:
+                        target.holds.append(None)  # which waits for one more
+                    targets.add(target)
             elif self.step < PUBLISH:
                 gone.update(item.family)
             else:
@@ -244,7 +250,7 @@ class Round:
         _left_behind.update(gone)
         self.entries = [entry for entry in self.entries if entry not in gone]
         self._opened = [target for target in self._opened if target not in targets]
-        self._targets = {path: target for path, target in self._targets.items() if target not in targets}
+        self._targets = {key: target for key, target in self._targets.items() if target not in targets}
 
     # WRITE.
 
@@ -260,7 +266,7 @@ class Round:
             try:
                 directories, plan = entry.mailbox.directories, entry.plan
                 disk = directories.disk
-                tmp = tmps.get(directories.tmp)
+                tmp = tmps.get((disk, directories.tmp))
                 if entry.file is not None:
                     complete_stream(entry)
                 else:
@@ -326,12 +332,16 @@ class Round:
     def _look_at_tmp(self, entry: Entry) -> None:
         """Find out what the first message in each ``tmp/`` tells of it; open it for those after the second."""
         directories = entry.mailbox.directories
-        tmp = self._tmps.get(directories.tmp)
+        key = (directories.disk, directories.tmp)
+        tmp = self._tmps.get(key)
         if tmp is None:
-            self._tmps[directories.tmp] = _Tmp(directories.disk, directories.disk.stat(entry.fd).st_dev)
+            self._tmps[key] = _Tmp(directories.disk, directories.disk.stat(entry.fd).st_dev)
         else:
             with contextlib.suppress(OSError):  # by path, then, which tells what is wrong
                 tmp.fd = directories.disk.open_directory(directories.tmp)
+
+    def _tmp_of(self, entry: Entry) -> _Tmp:
+        return self._tmps[entry.mailbox.directories.disk, entry.mailbox.directories.tmp]
 
     def _is_crowded(self, failure: BaseException) -> bool:
         """Whether there are too many open files, and this round is about to close some."""
@@ -366,13 +376,13 @@ class Round:
         elif files and self._syncfs:
             by_device: dict[tuple[Disk, int], list[Entry]] = {}
             for entry in files:
-                tmp = self._tmps[entry.mailbox.directories.tmp]
+                tmp = self._tmp_of(entry)
                 by_device.setdefault((tmp.disk, tmp.device), []).append(entry)
             self._begin_syncs(hand, {}, [FileSystem(group) for group in by_device.values()])
         elif files:
             by_kernel: dict[Disk, tuple[list[Item], list[int]]] = {}
             by_threads: list[Item] = []
-            for tmp, entry in [(self._tmps[entry.mailbox.directories.tmp], entry) for entry in files]:
+            for tmp, entry in [(self._tmp_of(entry), entry) for entry in files]:
                 if tmp.by_kernel:
                     items, fds = by_kernel.setdefault(tmp.disk, ([], []))
                     items.append(entry)
@@ -429,8 +439,11 @@ class Round:
     ) -> None:
         for number in list(syncs.failures):
             if unless is None or number not in unless:
-                failure = syncs.failures.pop(number)
-                self._do(hand, items[number], partial(items[number].sync_ended, failure))
+                item, failure = items[number], syncs.failures.pop(number)
+                if isinstance(item, Entry | FileSystem):
+                    self._do(hand, item, partial(item.sync_ended, failure))
+                else:
+                    item.sync_ended(failure)  # which does not block
 
     # PUBLISH.
 
@@ -444,8 +457,8 @@ class Round:
             if entry.error is not None:
                 continue
             directories, plan = entry.mailbox.directories, entry.plan
-            path = directories.cur if plan.flags else directories.new
-            target = found = targets.get(path)
+            disk, path = directories.disk, directories.cur if plan.flags else directories.new
+            target = found = targets.get((disk, path))
             if target is None and len(self._opened) >= MOST_OPEN:
                 todo.appendleft(entry)  # for whoever drives on, if this thread does not
                 self._sync_directories(hand)
@@ -457,11 +470,11 @@ class Round:
                 if target is None or plan.flags or entry.source is not None or entry.links:
                     found = publish(entry, path, target)
                 else:
-                    disk, name = directories.disk, entry.name
+                    name = entry.name
                     fd, entry.fd, entry.stage = entry.fd, -1, "close"
                     disk.close(fd)
                     entry.stage = "publish"
-                    tmp = tmps.get(directories.tmp)
+                    tmp = tmps.get((disk, directories.tmp))
                     try:
                         if tmp is None or tmp.fd is None:
                             disk.rename_noreplace(f"{directories.tmp}/{entry.tmp_name}", name, None, target.fd)
@@ -492,7 +505,7 @@ class Round:
                 self._sync_directories(hand)
                 targets = self._targets
             if found is not target and found is not None:
-                targets[path] = found
+                targets[disk, path] = found
                 self._opened.append(found)
             if entry.path and plan.durability is Durability.FULL and found is not None:
                 found.entries.append(entry)
@@ -507,9 +520,9 @@ class Round:
             self._await_syncs(hand)
             self._are_targets_synced = True
         with_entries = [target for target in self._opened if target.entries]
-        if len(with_entries) == 1:
+        if len(with_entries) == 1 and self._under_way is None:
             self._do(hand, with_entries[0], with_entries[0].sync_above)
-        elif with_entries:
+        elif with_entries or self._under_way is not None:
             self._sync_above(hand, with_entries)
         opened, self._opened, self._targets = self._opened, [], {}
         self._are_targets_synced = False
