@@ -9,17 +9,17 @@ import errno
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
-from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
+from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
 from maildir_async.commit.target import FileSystem, Target
@@ -93,8 +93,7 @@ class Queue:
         """Take *entry* back if no round has begun with it; return whether that is so."""
         with self._lock:
             if entry.state == QUEUED:
-                for member in entry.family:
-                    member.state = WITHDRAWN
+                entry.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
             return entry.state == WITHDRAWN
@@ -194,9 +193,10 @@ class Queue:
             entry.give_up(exc)
         if round_ is not None:
             round_.close()
-        self.settle([entry for entry in failed if entry.state != SETTLED])
+        self.settle([entry for entry in failed if entry.state < SETTLED])
         with self._lock:
             self._round = None
+            self._postponed = []  # they have failed
             self.leading = again = bool(self._waiting) or bool(self._postponed)
         if again:
             self.committers.run(self._lead)
@@ -220,21 +220,36 @@ class Queue:
 
     def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
         """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
-        with contextlib.suppress(RuntimeError):  # no other thread to be had: this one
-            self.committers.run(partial(self._finish_syncs, syncs, items, step))
-            return
-        self._finish_syncs(syncs, items, step)
+        self._apart(partial(self._finish_syncs, syncs, items, step))
 
     def _finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
         while items:
-            syncs.wait(None)
-            for number in [number for number in list(syncs.ended) if number in items]:
-                item = items.pop(number)
-                item.sync_ended(syncs.failures.pop(number, None))
-                try:
-                    self.committers.run(partial(self._finish, item, step))  # which may hang by itself
-                except RuntimeError:  # no other thread to be had
-                    self._finish(item, step)
+            ended = [number for number in list(syncs.ended) if number in items]
+            if not ended:  # some may have ended while they were left behind
+                syncs.wait(None)
+            for number in ended:
+                item, failure = items.pop(number), syncs.failures.pop(number, None)
+                for each in item.entries if isinstance(item, FileSystem) else (item,):
+                    self._apart(partial(self._finish_synced, each, failure, step))
+
+    def _finish_synced(self, item: Item, failure: BaseException | None, step: int) -> None:
+        item.sync_ended(failure)
+        self._finish(item, step)
+
+    def _apart(self, job: Callable[[], object]) -> None:
+        """Have *job*, which may hang, done in a thread of its own, that nobody else lacks."""
+        self.committers.widen(1)
+
+        def run() -> None:
+            try:
+                job()
+            finally:
+                self.committers.widen(-1)
+
+        try:
+            self.committers.run(run)
+        except RuntimeError:  # no other thread to be had: this one
+            run()
 
     def _finish(self, item: Item, step: int) -> None:
         """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
@@ -254,15 +269,14 @@ class Queue:
             return
         if isinstance(item, FileSystem):
             for entry in item.entries:
-                self._finish(entry, step)
+                self._apart(partial(self._finish, entry, step))
             return
         if isinstance(item, Target):
             item.sync_above()
-            item.close()
-        else:
-            for target in item.targets:
+        for target in (item,) if isinstance(item, Target) else item.targets:
+            if target.let_go():
                 target.close()
-        self.settle(list(item.entries))
+                self.settle(target.entries)
 
     # The end.
 
@@ -285,18 +299,20 @@ class Queue:
                 is_one_mailbox = False
             if entry.loop is not loop:
                 is_one_loop = False
-        settled(entries)
-        if count:
-            self._admission.give_back(count, cost)
-        groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
-        for mailbox, those in groups.items():
-            mailbox.settled(those)
-        self._donation.enough()
-        by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
-        for theirs, told in by_loop.items():
-            # A closed loop has nobody left to tell; the messages are where the promises say.
-            with contextlib.suppress(RuntimeError):
-                theirs.call_soon_threadsafe(self.turns.tell, told)
+        try:
+            settled(entries)
+            if count:
+                self._admission.give_back(count, cost)
+            groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
+            for mailbox, those in groups.items():
+                mailbox.settled(those)
+            self._donation.enough()
+        finally:  # whatever else goes wrong, they are told
+            by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
+            for theirs, told in by_loop.items():
+                # A closed loop has nobody left to tell; the messages are where the promises say.
+                with contextlib.suppress(RuntimeError):
+                    theirs.call_soon_threadsafe(self.turns.tell, told)
         for mailbox in groups:
             mailbox.tell_if_drained()
 

@@ -23,6 +23,7 @@ from maildir_async.commit.publishing import Publishing
 from maildir_async.commit.syncing import DirectorySyncing, FileSyncing
 from maildir_async.commit.target import Target
 from maildir_async.commit.writing import Writing
+from maildir_async.format.delivered import Durability
 
 __all__ = ["Round"]
 
@@ -49,7 +50,7 @@ class Round(Batch):
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
         """Return what takes an entry, left behind at *step*, through the steps that remain."""
         round_ = cls(list(entry.family) if step < PUBLISH else [entry], keeper, step=step + 1)
-        if step == PUBLISH and entry.path and entry.error is None:
+        if step == PUBLISH and entry.path and entry.error is None and entry.plan.durability is Durability.FULL:
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
                 round_.opened.append(target)
