@@ -30,7 +30,7 @@ FLOORS: Final[list[set[str]]] = [
     {"group_commit"},
     {"receive"},
     {"mailbox"},
-    {"__init__", "helper.program"},
+    {"__init__"},
     {"smtp", "testing"},
     {"daemon"},
     {"command", "__main__"},
