@@ -16,10 +16,10 @@ from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
+from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
 from maildir_async.commit.target import FileSystem, Target
@@ -93,7 +93,8 @@ class Queue:
         """Take *entry* back if no round has begun with it; return whether that is so."""
         with self._lock:
             if entry.state == QUEUED:
-                entry.state = WITHDRAWN
+                for member in entry.family:
+                    member.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
             return entry.state == WITHDRAWN
