@@ -116,6 +116,7 @@ class Batch:
         self._lock = threading.Lock()
         self._hanging = 0  # threads that were left behind, and have not come back
         self._to_close: list[Target | Tmp] = []  # when they have
+        self._left: dict[int, Item | None] = {}  # what each of them has in hand, by the id of the hand
         _live.add(self)
 
     def depose(self) -> bool:
@@ -128,6 +129,7 @@ class Batch:
                 continue
             with self._lock:
                 self._hanging += 1
+                self._left[id(hand)] = item
             if item is not None:
                 self.drop([item])
             return True
@@ -139,6 +141,11 @@ class Batch:
         tmps, self.tmps = list(self.tmps.values()), {}
         self.close_all([*tmps, *opened])
         _live.discard(self)
+
+    def left_behind(self, hand: Hand) -> tuple[bool, Item | None]:
+        """Return whether the driver with *hand* has been left behind, and with what."""
+        with self._lock:
+            return id(hand) in self._left, self._left.pop(id(hand), None)
 
     def tmp_of(self, entry: Entry) -> Tmp:
         """Return what is known of the ``tmp/`` of a message that has been written."""
