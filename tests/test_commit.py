@@ -14,7 +14,7 @@ import pytest
 
 from look import Look, descriptors, until
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
-from maildir_async.commit.rounds import names_in_use
+from maildir_async.commit.batch import names_in_use
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.testing import Fault, FaultDisk
 

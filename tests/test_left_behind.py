@@ -12,9 +12,9 @@ import pytest
 
 from look import Look, descriptors, until
 from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
+from maildir_async.commit.batch import SYNC
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.rounds import SYNC
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.syncs import CallsSideBySide

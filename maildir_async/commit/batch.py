@@ -68,13 +68,24 @@ class LeftBehind(Exception):  # noqa: N818 it is no error
 class Tmp:
     """What a round knows of one ``tmp/``."""
 
-    __slots__ = ("by_kernel", "device", "disk", "fd")
+    __slots__ = ("_to_open", "by_kernel", "device", "disk", "fd")
 
     def __init__(self, disk: Disk, device: int) -> None:
         self.disk = disk
         self.device = device
         self.by_kernel = disk.syncs_by_kernel(device)
-        self.fd: int | None = None  # opened for the second message
+        self.fd: int | None = None
+        self._to_open = [None]
+
+    def open(self, path: str) -> None:
+        """Open it, unless that has been done: by a thread that hung in it, for one. Raises OSError."""
+        fd = self.disk.open_directory(path)
+        try:
+            self._to_open.pop()  # by which alone it is decided who has, whatever other threads do
+        except IndexError:
+            self.disk.close(fd)
+        else:
+            self.fd = fd
 
     def close(self) -> None:
         """Close it. Never raises."""

@@ -108,10 +108,11 @@ class Writing:
         key = (directories.disk, directories.tmp)
         tmp = self._batch.tmps.get(key)
         if tmp is None:
-            self._batch.tmps[key] = Tmp(directories.disk, directories.disk.stat(entry.fd).st_dev)
+            device = directories.disk.stat(entry.fd).st_dev
+            self._batch.tmps.setdefault(key, Tmp(directories.disk, device))  # a thread that hung may have been faster
         else:
             with contextlib.suppress(OSError):  # by path, then, which tells what is wrong
-                tmp.fd = directories.disk.open_directory(directories.tmp)
+                tmp.open(directories.tmp)
 
     def _is_crowded(self, failure: BaseException) -> bool:
         """Whether there are too many open files, and this round is about to close some."""
