@@ -141,7 +141,7 @@ class Batch:
         _live.discard(self)
 
     def came_back(self) -> None:
-        """A thread that was left behind has nothing to do with this any more."""
+        """Called by a thread that was left behind, once it has nothing to do with this any more."""
         with self._lock:
             self._hanging -= 1
             closing, self._to_close = ([], self._to_close) if self._hanging else (self._to_close, [])
@@ -211,7 +211,7 @@ _left_behind: Final[set[Entry]] = set()
 
 
 def settled(entries: Iterable[Entry]) -> None:
-    """Nothing acts for *entries* any more."""
+    """Forget *entries*, for which nothing acts any more."""
     _left_behind.difference_update(entries)
 
 

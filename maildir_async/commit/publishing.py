@@ -73,7 +73,7 @@ class Publishing:
                     else:
                         if warning is not None:
                             entry.warn(warning)
-                        entry.target = target.identity
+                        entry.directory_id = target.identity
                         entry.tmp_name = ""
                         entry.path = f"{path}/{name}"
             except BaseException as exc:
@@ -126,7 +126,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
         if found is not None and found is not target:
             found.close()
         raise
-    entry.target = found.identity
+    entry.directory_id = found.identity
     return found
 
 

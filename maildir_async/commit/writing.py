@@ -155,7 +155,7 @@ def rename(entry: Entry) -> None:
 
 
 def write_rest(entry: Entry, data: bytes, written: int) -> None:
-    """Go on after a write that was short."""
+    """Write what a write that was short has left."""
     if written <= 0:
         raise OSError(errno.EIO, "write made no progress")
     write_all(entry.mailbox.directories.disk, entry.fd, data[written:])

@@ -36,7 +36,7 @@ class Ending(asyncio.Future[Delivered]):
         return False
 
     def tell(self) -> None:
-        """Learn that the failure, past or to come, has been told otherwise: it is not reported as never retrieved."""
+        """Called where the failure, past or to come, is told otherwise: it is not reported as never retrieved."""
         self._told = True
         if self.done() and not self.cancelled():
             self.exception()

@@ -70,13 +70,13 @@ class Transfer:
                 self._broke(trouble(exc))
 
     def admits(self, octets: int) -> bool:
-        """Whether so many more bytes are within the size limit. If not, the message has failed."""
+        """Whether *octets* more are within the size limit. If not, the message has failed."""
         if self.reply is None and self._size_limit and self.size + octets > self._size_limit:
             self._fail(TOO_LARGE)
         return self.reply is None
 
     async def finish(self, recipients: int) -> Sequence[str]:
-        """The message is whole: return its replies, one for each of so many recipients. Raises what sending raised."""
+        """The message is whole: return its replies, one for each of the *recipients*. Raises what sending raised."""
         if self._error is not None:
             raise self._error
         if self._delivery is None:
