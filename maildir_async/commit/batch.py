@@ -97,8 +97,8 @@ class Batch:
         postponed: messages that there were no descriptors for, to be the next batch.
         step: the one it is at.
         hand: what the driver has in hand.
-        tmps: what is known of each ``tmp/``, by path.
-        targets: where the next message for each path is published.
+        tmps: what is known of each ``tmp/``, by disk and path.
+        targets: where the next message for each disk and path is published.
         opened: all targets, those too that have been replaced.
 
     """
@@ -110,12 +110,13 @@ class Batch:
         self.moves = 0
         self.postponed: list[Entry] = []
         self.hand: Hand = {}
-        self.tmps: dict[str, Tmp] = {}
-        self.targets: dict[str, Target] = {}
+        self.tmps: dict[tuple[Disk, str], Tmp] = {}
+        self.targets: dict[tuple[Disk, str], Target] = {}
         self.opened: list[Target] = []
         self._lock = threading.Lock()
         self._hanging = 0  # threads that were left behind, and have not come back
         self._to_close: list[Target | Tmp] = []  # when they have
+        self._left: dict[int, Item | None] = {}  # what each of them has in hand, by the id of the hand
         _live.add(self)
 
     def depose(self) -> bool:
@@ -128,6 +129,7 @@ class Batch:
                 continue
             with self._lock:
                 self._hanging += 1
+                self._left[id(hand)] = item
             if item is not None:
                 self.drop([item])
             return True
@@ -139,6 +141,16 @@ class Batch:
         tmps, self.tmps = list(self.tmps.values()), {}
         self.close_all([*tmps, *opened])
         _live.discard(self)
+
+    def left_behind(self, hand: Hand) -> tuple[bool, Item | None]:
+        """Return whether the driver with *hand* has been left behind, and with what."""
+        with self._lock:
+            return id(hand) in self._left, self._left.pop(id(hand), None)
+
+    def tmp_of(self, entry: Entry) -> Tmp:
+        """Return what is known of the ``tmp/`` of a message that has been written."""
+        directories = entry.mailbox.directories
+        return self.tmps[directories.disk, directories.tmp]
 
     def came_back(self) -> None:
         """Called by a thread that was left behind, once it has nothing to do with this any more."""
@@ -181,9 +193,15 @@ class Batch:
         gone: set[Entry] = set()
         targets: set[Item] = set()
         for item in items:
-            if not isinstance(item, Entry):
+            if isinstance(item, FileSystem):
+                for entry in item.entries:
+                    gone.update(entry.family)
+            elif not isinstance(item, Entry):
                 gone.update(item.entries)
-                targets.update(item.targets if isinstance(item, Above) else (item,))
+                for target in item.targets if isinstance(item, Above) else (item,):
+                    if target in targets:
+                        target.holds.append(None)  # which waits for one more
+                    targets.add(target)
             elif self.step < PUBLISH:
                 gone.update(item.family)
             else:
@@ -193,7 +211,7 @@ class Batch:
         _left_behind.update(gone)
         self.entries = [entry for entry in self.entries if entry not in gone]
         self.opened = [target for target in self.opened if target not in targets]
-        self.targets = {path: target for path, target in self.targets.items() if target not in targets}
+        self.targets = {key: target for key, target in self.targets.items() if target not in targets}
 
     def postpone(self, entries: list[Entry]) -> None:
         """Leave *entries* to the next batch."""

@@ -86,9 +86,10 @@ class Mailbox:
     def begin(self) -> bool:
         """Count a message in; return False if it has been closed."""
         with self._lock:
-            if not self.closed:
-                self.in_flight += 1
-        return not self.closed
+            if self.closed:
+                return False
+            self.in_flight += 1
+        return True
 
     def begin_task(self, task: Task) -> bool:
         """Count in a message that *task* is going to receive; return False if it has been closed."""

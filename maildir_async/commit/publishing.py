@@ -45,8 +45,8 @@ class Publishing:
             if entry.error is not None:
                 continue
             directories, plan = entry.mailbox.directories, entry.plan
-            path = directories.cur if plan.flags else directories.new
-            target = found = targets.get(path)
+            disk, path = directories.disk, directories.cur if plan.flags else directories.new
+            target = found = targets.get((disk, path))
             if target is None and len(self._batch.opened) >= MOST_OPEN:
                 todo.appendleft(entry)  # for whoever drives on, if this thread does not
                 self._directories.work(hand)
@@ -58,11 +58,11 @@ class Publishing:
                 if target is None or plan.flags or entry.source is not None or entry.links:
                     found = publish(entry, path, target)
                 else:
-                    disk, name = directories.disk, entry.name
+                    name = entry.name
                     fd, entry.fd, entry.stage = entry.fd, -1, "close"
                     disk.close(fd)
                     entry.stage = "publish"
-                    tmp = tmps.get(directories.tmp)
+                    tmp = tmps.get((disk, directories.tmp))
                     try:
                         if tmp is None or tmp.fd is None:
                             warning = move(disk, f"{directories.tmp}/{entry.tmp_name}", name, None, target.fd)
@@ -96,7 +96,7 @@ class Publishing:
                 self._directories.work(hand)
                 targets = self._batch.targets
             if found is not target and found is not None:
-                targets[path] = found
+                targets[disk, path] = found
                 self._batch.opened.append(found)
             if entry.path and plan.durability is Durability.FULL and found is not None:
                 found.entries.append(entry)

@@ -9,20 +9,19 @@ import errno
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
+from maildir_async.commit.alone import Alone
 from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
-from maildir_async.commit.target import FileSystem, Target
 from maildir_async.commit.turns import Turns
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
@@ -69,6 +68,7 @@ class Queue:
         self.patience_s = PATIENCE_S
         self.committers = Crew(COMMITTERS, "maildir-commit")
         self.syncers = Crew(SYNCERS, "maildir-sync")
+        self._alone = Alone(self)
         self.reset()
 
     def reset(self) -> None:
@@ -79,7 +79,6 @@ class Queue:
         self._postponed: list[Entry] = []  # taken, and left for the next round
         self.turns = Turns(self._hand_over)
         self._round: Round | None = None
-        self._alone = 0  # rounds of what was left behind
         self.leading = False
         self.batches = 0
         self.messages = 0
@@ -169,7 +168,7 @@ class Queue:
                 if round_ is not None:
                     round_.came_back()
                 if left.item is not None:
-                    self._finish(left.item, left.step)
+                    self._alone.finish(left.item, left.step)
             finally:
                 self.committers.widen(-1)
         except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
@@ -194,9 +193,10 @@ class Queue:
             entry.give_up(exc)
         if round_ is not None:
             round_.close()
-        self.settle([entry for entry in failed if entry.state != SETTLED])
+        self.settle([entry for entry in failed if entry.state < SETTLED])
         with self._lock:
             self._round = None
+            self._postponed = []  # they have failed
             self.leading = again = bool(self._waiting) or bool(self._postponed)
         if again:
             self.committers.run(self._lead)
@@ -216,53 +216,9 @@ class Queue:
                     self._lead(round_)
         return now
 
-    # What was left behind.
-
     def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
-        with contextlib.suppress(RuntimeError):  # no other thread to be had: this one
-            self.committers.run(partial(self._finish_syncs, syncs, items, step))
-            return
-        self._finish_syncs(syncs, items, step)
-
-    def _finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        while items:
-            syncs.wait(None)
-            for number in [number for number in list(syncs.ended) if number in items]:
-                item = items.pop(number)
-                item.sync_ended(syncs.failures.pop(number, None))
-                try:
-                    self.committers.run(partial(self._finish, item, step))  # which may hang by itself
-                except RuntimeError:  # no other thread to be had
-                    self._finish(item, step)
-
-    def _finish(self, item: Item, step: int) -> None:
-        """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
-        entries: Iterable[Entry]
-        if isinstance(item, Entry):
-            round_ = Round.of_one(item, self, step)
-            entries = round_.entries
-            try:
-                round_.drive()
-            except BaseException as exc:
-                for entry in entries:
-                    entry.give_up(exc)
-                round_.close()
-                self.settle(list(entries))
-                raise
-            self.settle(list(entries))
-            return
-        if isinstance(item, FileSystem):
-            for entry in item.entries:
-                self._finish(entry, step)
-            return
-        if isinstance(item, Target):
-            item.sync_above()
-            item.close()
-        else:
-            for target in item.targets:
-                target.close()
-        self.settle(list(item.entries))
+        """Have those of *items*, by their numbers, whose syncs hang finished, each when its sync has ended."""
+        self._alone.apart(partial(self._alone.finish_syncs, syncs, items, step))
 
     # The end.
 
@@ -285,18 +241,20 @@ class Queue:
                 is_one_mailbox = False
             if entry.loop is not loop:
                 is_one_loop = False
-        settled(entries)
-        if count:
-            self._admission.give_back(count, cost)
-        groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
-        for mailbox, those in groups.items():
-            mailbox.settled(those)
-        self._donation.enough()
-        by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
-        for theirs, told in by_loop.items():
-            # A closed loop has nobody left to tell; the messages are where the promises say.
-            with contextlib.suppress(RuntimeError):
-                theirs.call_soon_threadsafe(self.turns.tell, told)
+        try:
+            settled(entries)
+            if count:
+                self._admission.give_back(count, cost)
+            groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
+            for mailbox, those in groups.items():
+                mailbox.settled(those)
+            self._donation.enough()
+        finally:  # whatever else goes wrong, they are told
+            by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
+            for theirs, told in by_loop.items():
+                # A closed loop has nobody left to tell; the messages are where the promises say.
+                with contextlib.suppress(RuntimeError):
+                    theirs.call_soon_threadsafe(self.turns.tell, told)
         for mailbox in groups:
             mailbox.tell_if_drained()
 

@@ -17,12 +17,13 @@ no thread: the driver leaves it behind. So a slow file delays nobody but itself.
 import errno
 import os
 
-from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper
+from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper, LeftBehind
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.publishing import Publishing
 from maildir_async.commit.syncing import DirectorySyncing, FileSyncing
 from maildir_async.commit.target import Target
 from maildir_async.commit.writing import Writing
+from maildir_async.format.delivered import Durability
 
 __all__ = ["Round"]
 
@@ -49,7 +50,7 @@ class Round(Batch):
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
         """Return what takes an entry, left behind at *step*, through the steps that remain."""
         round_ = cls(list(entry.family) if step < PUBLISH else [entry], keeper, step=step + 1)
-        if step == PUBLISH and entry.path and entry.error is None:
+        if step == PUBLISH and entry.path and entry.error is None and entry.plan.durability is Durability.FULL:
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
                 round_.opened.append(target)
@@ -68,15 +69,25 @@ class Round(Batch):
         """
         hand: Hand = {}
         self.hand = hand
-        while self.step < OVER:
-            if self.step == WRITE:
-                self._writing.work(hand)
-            elif self.step == SYNC:
-                self._syncing.work(hand)
-            elif self.step == PUBLISH:
-                self._publishing.work(hand)
-            else:
-                self._syncing_directories.work(hand)
-            self.step += 1
-            self.moves += 1
+        step = self.step
+        try:
+            while (step := self.step) < OVER:
+                if step == WRITE:
+                    self._writing.work(hand)
+                elif step == SYNC:
+                    self._syncing.work(hand)
+                elif step == PUBLISH:
+                    self._publishing.work(hand)
+                else:
+                    self._syncing_directories.work(hand)
+                self.step += 1
+                self.moves += 1
+        except LeftBehind:
+            self.left_behind(hand)
+            raise
+        except BaseException as exc:  # a mistake of ours: if this thread drives no more, it is not the round's end
+            has_left, item = self.left_behind(hand)
+            if has_left:
+                raise LeftBehind(item, step) from exc
+            raise
         self.close()

@@ -80,8 +80,11 @@ class _SideBySide:
     ) -> None:
         for number in list(syncs.failures):
             if unless is None or number not in unless:
-                failure = syncs.failures.pop(number)
-                self._batch.do(hand, items[number], partial(items[number].sync_ended, failure))
+                item, failure = items[number], syncs.failures.pop(number)
+                if isinstance(item, Entry | FileSystem):
+                    self._batch.do(hand, item, partial(item.sync_ended, failure))
+                else:
+                    item.sync_ended(failure)  # which does not block
 
 
 class FileSyncing(_SideBySide):
@@ -114,13 +117,13 @@ class FileSyncing(_SideBySide):
         elif files and self._syncfs:
             by_device: dict[tuple[Disk, int], list[Entry]] = {}
             for entry in files:
-                tmp = self._batch.tmps[entry.mailbox.directories.tmp]
+                tmp = self._batch.tmp_of(entry)
                 by_device.setdefault((tmp.disk, tmp.device), []).append(entry)
             self._begin_syncs(hand, {}, [FileSystem(group) for group in by_device.values()])
         elif files:
             by_kernel: ByKernel = {}
             by_threads: list[Item] = []
-            for tmp, entry in [(self._batch.tmps[entry.mailbox.directories.tmp], entry) for entry in files]:
+            for tmp, entry in [(self._batch.tmp_of(entry), entry) for entry in files]:
                 if tmp.by_kernel:
                     items, fds = by_kernel.setdefault(tmp.disk, ([], []))
                     items.append(entry)
@@ -145,9 +148,9 @@ class DirectorySyncing(_SideBySide):
             self._await_syncs(hand)
             self._are_targets_synced = True
         with_entries = [target for target in self._batch.opened if target.entries]
-        if len(with_entries) == 1:
+        if len(with_entries) == 1 and self._under_way is None:
             self._batch.do(hand, with_entries[0], with_entries[0].sync_above)
-        elif with_entries:
+        elif with_entries or self._under_way is not None:
             self._sync_above(hand, with_entries)
         opened, self._batch.opened, self._batch.targets = self._batch.opened, [], {}
         self._are_targets_synced = False

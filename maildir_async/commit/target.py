@@ -20,13 +20,14 @@ class Target:
     and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "identity", "path", "warnings")
+    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
 
     def __init__(self, directories: Directories, path: str) -> None:
         self.directories = directories
         self.path = path
         self.entries: list[Entry] = []
         self.warnings: list[str] = []
+        self.holds: list[None] = []  # one for each further directory above it that has been left behind
         disk = directories.disk
         self.fd = disk.open_directory(path)
         _open.add(self)
@@ -62,9 +63,9 @@ class Target:
 
     def sync_ended(self, failure: BaseException | None) -> None:
         """Called when its sync has ended, or one above it, with the *failure* of that, if it failed. Never raises."""
-        for warning in self.warnings:
+        warnings, self.warnings = self.warnings, []
+        for warning in warnings:
             self._warn(warning)
-        self.warnings = []
         if failure is not None:
             self.above = []  # which is not found durable
             for entry in self.entries:
@@ -89,6 +90,14 @@ class Target:
         """Remember that what is above it has been synced, unless that failed."""
         if self.above:
             self.directories.found_durable(self.path, self.identity)
+
+    def let_go(self) -> bool:
+        """One directory above it that was left behind has been synced, or failed: return whether it was the last."""
+        try:
+            self.holds.pop()  # by which alone it is decided who is the last, whatever other threads do
+        except IndexError:
+            return True
+        return False
 
     def close(self) -> None:
         """Close it. Never raises."""

@@ -38,7 +38,7 @@ class Writing:
             try:
                 directories, plan = entry.mailbox.directories, entry.plan
                 disk = directories.disk
-                tmp = tmps.get(directories.tmp)
+                tmp = tmps.get((disk, directories.tmp))
                 if entry.file is not None:
                     complete_stream(entry)
                 else:
@@ -105,9 +105,10 @@ class Writing:
     def _look_at_tmp(self, entry: Entry) -> None:
         """Find out what the first message in each ``tmp/`` tells of it; open it for those after the second."""
         directories = entry.mailbox.directories
-        tmp = self._batch.tmps.get(directories.tmp)
+        key = (directories.disk, directories.tmp)
+        tmp = self._batch.tmps.get(key)
         if tmp is None:
-            self._batch.tmps[directories.tmp] = Tmp(directories.disk, directories.disk.stat(entry.fd).st_dev)
+            self._batch.tmps[key] = Tmp(directories.disk, directories.disk.stat(entry.fd).st_dev)
         else:
             with contextlib.suppress(OSError):  # by path, then, which tells what is wrong
                 tmp.fd = directories.disk.open_directory(directories.tmp)

@@ -109,7 +109,9 @@ class Maildir:
     @property
     def commit(self) -> GroupCommit:
         """The `GroupCommit` it shares syncs in."""
-        return self._commit or default_commit()
+        if self._commit is None:
+            self._commit = default_commit()
+        return self._commit
 
     def __repr__(self) -> str:
         return f"Maildir({self.path!r}, durability={self.durability})"
@@ -182,8 +184,8 @@ class Maildir:
             AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
 
         """
-        if type(message) is bytes and len(message) <= CHUNK_SIZE:
-            plan = self._plan
+        if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE:
+            commit, plan = self._commit or self.commit, self._plan
             is_plain = flags == "" and prefix == b"" and newline == "keep" and deadline is DEADLINE
             if not (is_plain and received_at is None and durability is None):
                 check_deadline(deadline)
@@ -191,11 +193,11 @@ class Maildir:
                 plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
             limit = self.size_limit if size_limit is None else check_size_limit(size_limit)
             if limit is not None:
-                refuse_large(self.mailbox, len(message), limit)
+                refuse_large(self.mailbox, size, limit)
             if on_progress is None:
-                return await append_whole(self.mailbox, self.commit, plan, message)
+                return await append_whole(self.mailbox, commit, plan, message, size)
             check_callback("on_progress", on_progress)
-            delivered = await append_whole(self.mailbox, self.commit, plan, message)
+            delivered = await append_whole(self.mailbox, commit, plan, message, size)
             CallersContext().show(asyncio.get_running_loop(), on_progress, delivered.size)
             return delivered
         if message is None:  # which an AppendTask takes, to be fed by hand

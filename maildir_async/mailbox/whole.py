@@ -14,13 +14,12 @@ from maildir_async.group_commit import GroupCommit
 __all__ = ["append_whole", "begin_whole", "refuse_large", "settle"]
 
 
-async def append_whole(mailbox: Mailbox, commit: GroupCommit, plan: Plan, message: bytes) -> Delivered:
-    """Deliver *message*. See `maildir_async.Maildir.append`."""
+async def append_whole(mailbox: Mailbox, commit: GroupCommit, plan: Plan, message: bytes, size: int) -> Delivered:
+    """Deliver *message*, of *size* bytes. See `maildir_async.Maildir.append`."""
     loop = asyncio.get_running_loop()
     if not mailbox.begin():
         raise closed_error(mailbox.directories.path)
     entry = Entry(mailbox, plan, message, loop, loop.create_future())
-    size = len(message)
     if commit.admission.admit(size):
         entry.cost = size
     else:
