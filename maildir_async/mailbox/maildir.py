@@ -127,7 +127,7 @@ class Maildir:
         It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
         a directory, `AppendError` (stage ``create``) for what the system says.
         """
-        await self._in_thread(self.mailbox.directories.make)
+        await _in_thread(self, self.mailbox.directories.make)
 
     async def check_room(self, size: int = 0) -> None:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
@@ -138,7 +138,7 @@ class Maildir:
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self._in_thread(partial(self.mailbox.directories.check_room, size))
+        await _in_thread(self, partial(self.mailbox.directories.check_room, size))
 
     async def append(
         self,
@@ -287,7 +287,7 @@ class Maildir:
         """
         index = Index()
         self.mailbox.listen(index)
-        await self._in_thread(lambda: index.load(self.mailbox.directories.messages()))
+        await _in_thread(self, lambda: index.load(self.mailbox.directories.messages()))
         return index
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
@@ -297,7 +297,7 @@ class Maildir:
         by whatever path. Less than 36 hours is safe only where no other process delivers to this maildir.
         """
         clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
-        return await self._in_thread(clean)
+        return await _in_thread(self, clean)
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
@@ -316,11 +316,13 @@ class Maildir:
         while self.commit.queue.turns.has_to_tell(loop):  # noqa: ASYNC110 it takes turns of the loop, and no event
             await asyncio.sleep(0)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        try:
-            return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
-        except OSError as exc:
-            raise append_error(exc, path=self.path, stage="create") from exc
+
+async def _in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
+    """Return what a worker thread has *call* return, through cancellation of every kind. AppendError for an OSError."""
+    try:
+        return await until_done(run_in_thread(asyncio.get_running_loop(), maildir.commit.streams.crew, call))
+    except OSError as exc:
+        raise append_error(exc, path=maildir.path, stage="create") from exc
 
 
 def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
