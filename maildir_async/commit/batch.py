@@ -189,7 +189,7 @@ class Batch:
         self.moves += 1
 
     def drop(self, items: Iterable[Item]) -> None:
-        """Have those leave the round, with all that hangs on them."""
+        """Take *items* out of the round, with all that depends on them."""
         gone: set[Entry] = set()
         targets: set[Item] = set()
         for item in items:

@@ -116,7 +116,7 @@ class Mailbox:
             return [task for task in list(self.tasks or ()) if not task.is_orphan]
 
     def enter(self) -> None:
-        """Count a message in that has begun before."""
+        """Count in an entry of a message that has begun before."""
         with self._lock:
             self.in_flight += 1
 

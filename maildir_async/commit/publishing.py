@@ -186,7 +186,7 @@ def _end_links(entry: Entry) -> None:
 
 
 def wants_copy(link: Entry) -> bool:
-    """Whether *link* has failed where a copy may not."""
+    """Whether *link* has failed in a way that a copy of the file may not."""
     if link.error is None or link.fell_with_source:
         return False
     return link.error.stage == "publish" and link.error.errno in UNLINKABLE

@@ -90,7 +90,7 @@ class Writing:
                 self._batch.postpone([entry, *todo])
 
     def _draw_names(self) -> None:
-        """Names in the order of publication, which is when the mail arrives. Some have been given theirs."""
+        """Give names to those that have none: in the order of publication, which is when the mail arrives."""
         entries = [entry for entry in self._batch.entries if not entry.name]
         if not entries:
             return
@@ -163,7 +163,7 @@ def write_rest(entry: Entry, data: bytes, written: int) -> None:
 
 
 def complete_stream(entry: Entry) -> None:
-    """Write the last of a message whose file there is already, and take that over."""
+    """Write the rest of a message that has a file already, and take that file over."""
     file = entry.file
     assert file is not None
     entry.stage = "write"

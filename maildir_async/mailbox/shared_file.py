@@ -116,7 +116,7 @@ class SharedFile:
         self._is_lost = error is not None
 
     def end(self) -> None:
-        """The message is whole."""
+        """Called when the message is whole."""
         if self._task is not None and self._task.state is State.RECEIVING:
             self._task.unregister_producer()
 

@@ -134,7 +134,7 @@ class Reception:
         return self._delivery.verdict is not None or (self._delivery.is_admitted and self.spool.has_room)
 
     async def change(self) -> None:
-        """Return when there may be room, a file, or an end of it."""
+        """Return when there may be room, or a file, or the delivery has ended."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter

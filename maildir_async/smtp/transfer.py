@@ -109,6 +109,6 @@ class Transfer:
                 self._broke(trouble_of_callback(exc))
 
     def _broke(self, exc: Exception) -> None:
-        """The delivery has raised: the client is told so when it has sent the rest."""
+        """Called when the delivery has raised: the client is told so when it has sent the rest."""
         self._error, self.reply = exc, NOT_STORED
         self.abort()
