@@ -20,7 +20,7 @@ class Owner(Keeper, Protocol):
     committers: Crew
 
     def settle(self, entries: list[Entry]) -> None:
-        """Nothing acts for *entries* any more."""
+        """Settle *entries*, for which nothing acts any more."""
         ...
 
 

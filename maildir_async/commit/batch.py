@@ -164,7 +164,7 @@ class Batch:
         return self.tmps[directories.disk, directories.tmp]
 
     def came_back(self) -> None:
-        """A thread that was left behind has nothing to do with this any more."""
+        """Called by a thread that was left behind, once it has nothing to do with this any more."""
         with self._lock:
             self._hanging -= 1
             closing, self._to_close = ([], self._to_close) if self._hanging else (self._to_close, [])
@@ -200,7 +200,7 @@ class Batch:
         self.moves += 1
 
     def drop(self, items: Iterable[Item]) -> None:
-        """Have those leave the round, with all that hangs on them."""
+        """Take *items* out of the round, with all that depends on them."""
         gone: set[Entry] = set()
         targets: set[Item] = set()
         for item in items:
@@ -240,7 +240,7 @@ _left_behind: Final[set[Entry]] = set()
 
 
 def settled(entries: Iterable[Entry]) -> None:
-    """Nothing acts for *entries* any more."""
+    """Forget *entries*, for which nothing acts any more."""
     _left_behind.difference_update(entries)
 
 

@@ -126,7 +126,7 @@ class Queue:
         self.settle(entries)
 
     def _take(self, count: int) -> list[Entry]:
-        """Begin with as many as *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
+        """Take the first *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
         waiting = self._waiting
         if count >= len(waiting):
             batch = list(waiting)
@@ -223,7 +223,7 @@ class Queue:
     # The end.
 
     def settle(self, entries: list[Entry]) -> None:
-        """Nothing acts for *entries* any more: count them, give their places back, and have their loops told."""
+        """Count *entries*, for which nothing acts any more, give their places back, and have their loops told."""
         if not entries:
             return
         now = time.monotonic()

@@ -54,7 +54,7 @@ class Round(Batch):
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
                 round_.opened.append(target)
-                if target.identity != entry.target:
+                if target.identity != entry.directory_id:
                     raise OSError(errno.ESTALE, "it has been replaced meanwhile", target.path)
                 target.entries.append(entry)
             except BaseException as exc:

@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 from maildir_async.commit.batch import names_in_use
@@ -40,7 +39,7 @@ from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
-from maildir_async.mailbox.statistics import MaildirStatistics
+from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
 from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
@@ -119,9 +118,7 @@ class Maildir:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         await self.aclose()
 
     async def create(self) -> None:
@@ -304,14 +301,7 @@ class Maildir:
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
-        mailbox = self.mailbox
-        return MaildirStatistics(
-            in_flight=mailbox.in_flight + sum(not task.is_whole for task in mailbox.live_tasks()),
-            delivered=mailbox.delivered,
-            uncertain=mailbox.uncertain,
-            failed=mailbox.failed,
-            bytes_stored=mailbox.bytes_stored,
-        )
+        return statistics_of(self.mailbox)
 
     async def aclose(self) -> None:
         """Take no more messages (`MaildirError`), and return when those in flight, on any loop, are settled.
