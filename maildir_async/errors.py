@@ -26,6 +26,7 @@ __all__ = [
     "append_error",
     "busy_error",
     "closed_error",
+    "too_large_error",
 ]
 
 Stage = Literal[
@@ -46,7 +47,7 @@ _MAILBOX = "451 4.2.0 Mailbox temporarily unavailable"
 _MAILBOX_FULL = "452 4.2.2 Mailbox full"
 _TOO_LARGE = "552 5.3.4 Message too large"
 
-#: The reply used when the cause has no entry in `SMTP_REPLIES`. A wrong 4xx costs a retry, a wrong 5xx loses mail.
+#: The reply where the cause has none of its own in `SMTP_REPLIES`. A wrong 4xx costs a retry, a wrong 5xx loses mail.
 DEFAULT_SMTP_REPLY = "451 4.3.0 Message not stored, try again later"
 
 SMTP_REPLIES: MutableMapping[int, str] = {
@@ -160,3 +161,9 @@ def busy_error() -> BusyError:
 def closed_error(path: str) -> MaildirError:
     """Return what a delivery fails with to the maildir at *path*, which has been closed."""
     return MaildirError(f"{path} has been closed", errno=_errno.ESHUTDOWN, stage="queue")
+
+
+def too_large_error(size_limit: int) -> MessageTooLargeError:
+    """Return what a delivery fails with whose message is past *size_limit*."""
+    text = f"the message has more than {size_limit} bytes"
+    return MessageTooLargeError(text, errno=_errno.EFBIG, stage="receive")

@@ -118,7 +118,7 @@ class GroupCommit:
         _commits.add(self)
 
     def statistics(self) -> CommitStatistics:
-        """Return what there is to know now. Never waits."""
+        """Return the numbers as they are now. Never waits."""
         return CommitStatistics(
             pending=self.admission.pending,
             pending_bytes=self.admission.pending_bytes,
@@ -198,7 +198,7 @@ class GroupCommit:
         """Block until no worker thread has anything to do for a message; return whether that came to pass in time."""
         deadline = time.monotonic() + timeout_s
         crews = (self.streams.crew, self.queue.committers, self.queue.syncers)
-        return all([crew.wait_idle(deadline - time.monotonic()) for crew in crews])
+        return sum(not crew.wait_idle(deadline - time.monotonic()) for crew in crews) == 0  # each has to be waited for
 
     def _needs_time(self) -> bool:
         """Whether worker threads have something to do."""

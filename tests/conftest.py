@@ -20,7 +20,7 @@ import pytest
 from blockbuster import BlockBusterFunction
 
 import maildir_async
-from maildir_async.commit.rounds import names_in_use
+from maildir_async.commit.batch import names_in_use
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.streamfile import streams_in_use
 

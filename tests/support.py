@@ -41,8 +41,9 @@ class ListedNames(UniqueNames):
         super().__init__(hostname="host")
         self._listed = list(names)
 
-    def next(self) -> str:
-        return self._listed.pop(0) if self._listed else super().next()
+    def take(self, count: int) -> list[str]:
+        listed, self._listed = self._listed[:count], self._listed[count:]
+        return listed + super().take(count - len(listed))
 
 
 def some(values: Iterable[Any], every: int) -> list[Any]:

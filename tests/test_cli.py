@@ -377,8 +377,8 @@ def test_a_signal_ends_a_command_that_waits_for_its_input(tmp_path: Path) -> Non
 
 
 LATE_SIGNAL = """
-def rename_noreplace(self, source, target, rename=PosixDisk.rename_noreplace):
-    rename(self, source, target)
+def rename_noreplace(self, source, target, *directories, rename=PosixDisk.rename_noreplace):
+    rename(self, source, target, *directories)
     os.kill(os.getpid(), signal.SIGTERM)
 PosixDisk.rename_noreplace = rename_noreplace
 """

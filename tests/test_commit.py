@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from maildir_async.disk.tmpfile import in_use
 
 from look import Look, descriptors, until
 from maildir_async import AppendTask, BusyError, Delivered, GroupCommit, Maildir
+from maildir_async.commit.batch import names_in_use
+from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.testing import Fault, FaultDisk
 
 pytestmark = pytest.mark.every_loop
@@ -174,7 +175,7 @@ def test_forked_child_has_a_committer_of_its_own(tmp_path: Path, hanging: str) -
 
 def _child(path: Path, below: Path, writer: int) -> None:
     try:
-        assert in_use() == set()
+        assert names_in_use() | streams_in_use() == set()
         assert not descriptors(below), "the parent's files are open in the child"
         gc.collect()  # what the parent had in flight is thrown away here
         results: list[Delivered] = []
@@ -294,7 +295,7 @@ def test_loop_closed_under_deliveries(tmp_path: Path, held: bool, uv: bool) -> N
     if not held:
         tasks.clear()
         gc.collect()
-    until(lambda: not in_use() and not descriptors(tmp_path))
+    until(lambda: not names_in_use() | streams_in_use() and not descriptors(tmp_path))
     assert commit.wait_idle(30)
     look = Look(maildir.path)
     look.assert_tmp_empty()
@@ -319,7 +320,7 @@ def test_stopped_loop_with_cancelled_tasks(tmp_path: Path) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))  # one turn to be told in; nobody waits for the rest
-    until(lambda: not in_use() and not descriptors(tmp_path))
+    until(lambda: not names_in_use() | streams_in_use() and not descriptors(tmp_path))
     Look(maildir.path).assert_tmp_empty()
     loop.run_until_complete(asyncio.wait([waiting]))
     assert waiting.cancelled()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, MaildirError, UncertainAppendError
-from maildir_async.disk.directories import Directories
 from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import Directories
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 
 PATH = "/var/mail/alice"

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildir_async.disk import directories as directories_module
-from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
@@ -484,8 +484,8 @@ class Aged(PosixDisk):
     def __init__(self, ages: dict[str, float]) -> None:
         self.ages = ages
 
-    def stat(self, path: str | int) -> os.stat_result:
-        found = super().stat(path)
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        found = super().stat(path, directory)
         changed = time.time() - self.ages.get(os.path.basename(str(path)), 0.0)
         return os.stat_result((*found[:9], round(changed)))
 

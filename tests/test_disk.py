@@ -2,13 +2,14 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from maildir_async.disk import posix as disk_module
-from maildir_async.disk.posix import UNLINKABLE, UNSUPPORTED, Disk, PosixDisk, publish, write_all
+from maildir_async.disk.calls import UNLINKABLE, UNSUPPORTED, Disk, write_all
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.publishing import move
 from maildir_async.testing import Fault, FaultDisk
 from support import umask
 
@@ -40,7 +41,7 @@ def target(tmp_path: Path) -> str:
 def test_publish_moves(source: str, target: str, primitive: str) -> None:
     """A published file has its content at the target, under the one name only, and no warning."""
     disk = refusing(primitive)
-    assert publish(disk, source, target) is None
+    assert move(disk, source, target) is None
     assert Path(target).read_bytes() == b"message"
     assert os.stat(target).st_nlink == 1
     assert not os.path.exists(source)
@@ -53,7 +54,7 @@ def test_publish_never_overwrites(source: str, target: str, primitive: str) -> N
     """Publishing onto an existing file is a FileExistsError, and both files survive as they were."""
     Path(target).write_bytes(b"planted")
     with pytest.raises(FileExistsError):
-        publish(refusing(primitive), source, target)
+        move(refusing(primitive), source, target)
     assert Path(target).read_bytes() == b"planted"
     assert Path(source).read_bytes() == b"message"
 
@@ -62,7 +63,7 @@ def test_publish_never_overwrites(source: str, target: str, primitive: str) -> N
 def test_link_where_renameat2_is_refused(source: str, target: str, number: int) -> None:
     """Each way of a file system to say that it has no RENAME_NOREPLACE leads to link and unlink."""
     disk = FaultDisk(Fault("rename_noreplace", number))
-    assert publish(disk, source, target) is None
+    assert move(disk, source, target) is None
     assert [call.operation for call in disk.calls] == ["rename_noreplace", "link", "unlink"]
 
 
@@ -70,7 +71,7 @@ def test_link_where_renameat2_is_refused(source: str, target: str, number: int) 
 def test_rename_where_links_are_refused_too(source: str, target: str, number: int) -> None:
     """Each way to refuse hard links as well leads to a plain rename."""
     disk = FaultDisk(Fault("rename_noreplace", errno.ENOSYS), Fault("link", number))
-    assert publish(disk, source, target) is None
+    assert move(disk, source, target) is None
     assert Path(target).read_bytes() == b"message"
     assert not os.path.exists(source)
 
@@ -82,7 +83,7 @@ def test_publish_that_fails(source: str, target: str, primitive: str, number: in
     disk = refusing(primitive)
     disk.faults.append(Fault(primitive, number))
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        publish(disk, source, target)
+        move(disk, source, target)
     assert caught.value.errno == number
     assert not os.path.exists(target)
     assert Path(source).read_bytes() == b"message"
@@ -94,7 +95,7 @@ def test_an_error_that_hides_a_success_is_a_success(source: str, target: str, pr
     """A call that has done its work and then fails, as on NFS when a reply is lost, has published, with a warning."""
     disk = refusing(primitive)
     disk.faults.append(Fault(primitive, number, late=True))
-    warning = publish(disk, source, target)
+    warning = move(disk, source, target)
     assert warning is not None
     assert "published in spite of" in warning
     assert Path(target).read_bytes() == b"message"
@@ -105,7 +106,7 @@ def test_a_file_that_is_not_ours_is_no_success(source: str, target: str) -> None
     """An error while another file stands at the target, and ours is still in tmp/, stays an error."""
     Path(target).write_bytes(b"planted")
     with pytest.raises(OSError, match="Input/output"):
-        publish(FaultDisk(Fault("rename_noreplace", errno.EIO)), source, target)
+        move(FaultDisk(Fault("rename_noreplace", errno.EIO)), source, target)
     assert Path(source).exists()
 
 
@@ -115,14 +116,14 @@ def test_an_error_that_cannot_be_looked_into_is_an_error(source: str, target: st
     Path(target).write_bytes(b"planted")
     disk = FaultDisk(Fault("rename_noreplace", errno.EIO), Fault("stat", errno.EACCES, nth=failing_stat))
     with pytest.raises(OSError, match="Input/output"):
-        publish(disk, source, target)
+        move(disk, source, target)
 
 
 def test_a_source_that_cannot_be_removed_is_a_warning(source: str, target: str) -> None:
     """An unlink that fails after the link is a warning and no error: the message is delivered."""
     disk = refusing("link")
     disk.faults.append(Fault("unlink", errno.EIO))
-    warning = publish(disk, source, target)
+    warning = move(disk, source, target)
     assert warning is not None
     assert "tmp/" in warning
     assert os.strerror(errno.EIO) in warning
@@ -133,14 +134,14 @@ def test_a_source_that_is_gone_already_needs_no_warning(source: str, target: str
     """A sweeper that is faster with tmp/ than we are is no error, and no warning."""
     disk = refusing("link")
     disk.faults.append(Fault("unlink", gate=lambda: os.unlink(source)))
-    assert publish(disk, source, target) is None
+    assert move(disk, source, target) is None
 
 
 def test_both_warnings_are_told(source: str, target: str) -> None:
     """A link that hides its success, and an unlink that fails, are both in the warning."""
     disk = refusing("link")
     disk.faults += [Fault("link", errno.EIO, late=True), Fault("unlink", errno.EROFS)]
-    warning = publish(disk, source, target)
+    warning = move(disk, source, target)
     assert warning is not None
     assert "in spite of" in warning
     assert os.strerror(errno.EROFS) in warning
@@ -151,22 +152,21 @@ def test_source_swept_before_publishing(source: str, target: str) -> None:
     os.unlink(source)
     for primitive in REFUSED:
         with pytest.raises(FileNotFoundError):
-            publish(refusing(primitive), source, target)
+            move(refusing(primitive), source, target)
     assert not os.path.exists(target)
 
 
 @pytest.fixture
-def no_renameat2(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_renameat2(monkeypatch: pytest.MonkeyPatch) -> None:
     """A C library without the function, as macOS has."""
 
-    def missing(*args: object, **kwargs: object) -> object:
-        raise AttributeError("renameat2")
+    class Library:
+        pass
 
-    disk_module._rename_noreplace.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(ctypes, "CDLL", missing)
-        yield
-    disk_module._rename_noreplace.cache_clear()
+        patch.setattr(ctypes, "CDLL", lambda *args, **options: Library())
+        assert disk_module._function("renameat2") is None
+    monkeypatch.setattr(disk_module, "_renameat2", None)
 
 
 @pytest.mark.usefixtures("no_renameat2")
@@ -174,10 +174,10 @@ def test_without_renameat2_in_the_c_library(source: str, target: str) -> None:
     """Where the C library has no renameat2, link and unlink publish, and do not overwrite either."""
     with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
         PosixDisk().rename_noreplace(source, target)
-    assert publish(PosixDisk(), source, target) is None
+    assert move(PosixDisk(), source, target) is None
     Path(source).write_bytes(b"second")
     with pytest.raises(FileExistsError):
-        publish(PosixDisk(), source, target)
+        move(PosixDisk(), source, target)
     assert Path(target).read_bytes() == b"message"
 
 
@@ -185,7 +185,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     """Paths may hold any bytes a file system takes."""
     source, target = (os.fsdecode(os.fsencode(tmp_path) + name) for name in (b"/s\xff", b"/t\xfe"))
     Path(source).write_bytes(b"message")
-    assert publish(PosixDisk(), source, target) is None
+    assert move(PosixDisk(), source, target) is None
     assert Path(target).exists()
 
 

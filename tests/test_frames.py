@@ -1,8 +1,10 @@
 """What passes between a process and its helper: values of every plain kind, however the stream is cut."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from enum import Enum
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,10 @@ _values = st.recursive(_scalars, lambda inner: st.tuples(inner, inner) | st.list
 _frames = st.lists(st.lists(_values, max_size=4).map(tuple), max_size=5)
 
 
+def _encoded(frames: Iterable[tuple[Any, ...]]) -> bytes:
+    return b"".join(piece for frame in frames for piece in encode(frame))
+
+
 def _cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
     at = 0
     for size in sizes:
@@ -34,7 +40,7 @@ def _cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
 def test_any_values_in_any_pieces(frames: list[tuple[Any, ...]], cuts: list[int]) -> None:
     """Frames come out equal, of the same types and in order, wherever the stream is cut, each with its last byte."""
     decoder = Decoder()
-    found = [frame for piece in _cut(encode(frames), cuts) for frame in decoder.feed(piece)]
+    found = [frame for piece in _cut(_encoded(frames), cuts) for frame in decoder.feed(piece)]
     assert repr(found) == repr(frames)
 
 
@@ -44,7 +50,7 @@ def test_no_frame_comes_before_it_is_whole(frames: list[tuple[Any, ...]]) -> Non
     """Byte by byte, a frame comes with its own last byte, and not before."""
     decoder, found = Decoder(), list[tuple[Any, ...]]()
     for number in range(len(frames)):
-        data = encode(frames[number : number + 1])
+        data = _encoded(frames[number : number + 1])
         for byte in data[:-1]:
             assert list(decoder.feed(bytes([byte]))) == []
         found += decoder.feed(data[-1:])
@@ -55,6 +61,17 @@ def test_no_frame_comes_before_it_is_whole(frames: list[tuple[Any, ...]]) -> Non
 def test_a_large_frame_between_small_ones() -> None:
     """A chunk of a stream in pieces of a socket's size, with small frames around it in the same pieces."""
     frames = [("open", 1), ("write", 1, bytes(range(256)) * 4096), ("end", 1, "name", b"rest")]
-    decoder, data = Decoder(), encode(frames)
+    decoder, data = Decoder(), _encoded(frames)
     pieces = _cut(data, [65536] * (len(data) // 65536))
     assert [frame for piece in pieces for frame in decoder.feed(piece)] == frames
+
+
+class _Word(str, Enum):  # noqa: UP042 a class derived from a plain one
+    LF = "lf"
+
+
+@pytest.mark.parametrize("value", [object(), _Word.LF, ValueError])
+def test_what_cannot_go_over_is_refused(value: object) -> None:
+    """A value of no plain type is refused when its own frame is encoded."""
+    with pytest.raises(ValueError, match="unmarshallable"):
+        encode(("append", 1, value))

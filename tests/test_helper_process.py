@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,6 @@ from typing import Any, Final, cast
 
 import anyio
 import pytest
-from maildir_async.disk.tmpfile import TmpFile
 
 import maildir_async
 from look import Look, chunks_of, descriptors, until
@@ -48,16 +48,17 @@ from maildir_async import (
     NotAMaildirError,
     UncertainAppendError,
 )
-from maildir_async.commit.admission import Admission
-from maildir_async.commit.entry import Entry
-from maildir_async.disk.directories import Directories
+from maildir_async.commit.entry import TAKEN, Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.calls import Disk, write_all
+from maildir_async.disk.directories import Directories
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import Stage
-from maildir_async.format.content import Content
 from maildir_async.format.names import names_for
 from maildir_async.helper import program
-from maildir_async.helper.channel import InFlight, Stream, error_from, error_to
+from maildir_async.helper.answers import error_from, error_to
+from maildir_async.helper.channel import Channel
+from maildir_async.helper.in_flight import InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
@@ -243,7 +244,10 @@ WRONG: Final = ["missing", "half made", "a file", "new is a file", "name too lon
 async def test_errors_are_as_without_it(
     tmp_path: Path, wrong: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What goes wrong in the helper is raised here: class, errno, stage, reply and text; nothing is left or printed."""
+    """What goes wrong in the helper is raised here: class, errno, stage, reply, text and cause.
+
+    Nothing is left, or printed.
+    """
     path = tmp_path / ("x" * 300 if wrong == "name too long" else "m")
     if wrong in ("half made", "new is a file"):
         for name in ("cur", "tmp"):
@@ -261,7 +265,9 @@ async def test_errors_are_as_without_it(
             await maildir.append(message)
         assert tree(tmp_path) == before
         exc = caught.value
-        return type(exc), exc.errno, exc.stage, exc.smtp_reply, exc.temporary, str(exc)
+        cause = exc.__cause__
+        told = None if cause is None else (type(cause), getattr(cause, "errno", None))
+        return type(exc), exc.errno, exc.stage, exc.smtp_reply, exc.temporary, str(exc), told
 
     expected = await fail(GroupCommit())
     async with helped() as commit:
@@ -307,25 +313,27 @@ ERRORS: Final[list[MaildirError]] = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__} {error}")
 def test_an_error_passes_from_process_to_process(error: MaildirError) -> None:
-    """It comes out with the same class, text, errno, stage, reply, path and notes."""
+    """It comes out with the same class, text, errno, stage, reply, path and notes, and what the system said."""
     error.add_note("a note")
+    error.__cause__ = PermissionError(errno.EACCES, "not for you", "/a/path")
     copy = error_from(*error_to(error))
     assert type(copy) is type(error)
     assert vars(copy) == vars(error)
     assert (str(copy), copy.smtp_reply) == (str(error), error.smtp_reply)
+    assert type(copy.__cause__) is PermissionError
+    assert (copy.__cause__.errno, copy.__cause__.strerror) == (errno.EACCES, "not for you")
 
 
 @pytest.fixture
 def helper_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultDisk]:
     """The disk of helpers that are no processes, but threads of this one, so that their calls can fail as told."""
     disk, threads = FaultDisk(), list[threading.Thread]()
-    monkeypatch.setattr(program, "_disk", disk)
 
     def start(process: HelperProcess) -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
-            asyncio.run(program._serve(theirs, os.getppid(), syncfs=False))
+            asyncio.run(program.serve(theirs, os.getppid(), disk, syncfs=False))
             theirs.close()
 
         threads.append(thread := threading.Thread(target=serve))
@@ -381,6 +389,9 @@ def test_every_call_of_the_helper_fails(
                 await maildir.append(message, received_at=1.0)
             assert type(caught.value) is kind_of
             assert (caught.value.errno, caught.value.stage) == (number, stage)
+            cause = caught.value.__cause__
+            assert isinstance(cause, OSError)
+            assert (cause.errno, cause.strerror) == (number, os.strerror(number))
             left = {f"{maildir.path}/new/{name}" for name in look.names("new")} - {first.path}
             assert left == ({caught.value.path} if isinstance(caught.value, UncertainAppendError) else set())
             assert look.names("tmp") == []
@@ -595,25 +606,18 @@ class Wreck:
         self.path = path
         self.disk = disk
         self.directories = Directories(path, disk=disk, create=True)
-        self.recorded: list[Entry] = []
-        self.admission = Admission(10, 10_000)
-        tmpfile = TmpFile(
-            self.directories,
-            names_for(None),
-            Content(),
-            mode=0o600,
-            flags=flags,
-            mtime_ns=None,
-            durability=durability,
-        )
-        loop: Any = None
-        place = self.admission.request(8, loop, int, wait=True)
-        assert place is not None
-        chunks = (b"two\n",) if streamed else (self.content,)
-        self.entry = Entry(tmpfile, chunks, loop=loop, place=place, settle=id, record=self.recorded.append)
-        self.entry.take()
-        stream = cast(Stream, _Stream(tmpfile)) if streamed else None
-        self.item = InFlight(self.tmp_name if streamed else self.name, stream=stream)
+        self.mailbox = Mailbox(self.directories, names_for(None), 0o600)
+        self.commit = GroupCommit()
+        plan = Plan(durability, flags)
+        chunks = [b"two\n"] if streamed else self.content
+        loop: Any = _Loop()
+        self.entry = Entry(self.mailbox, plan, chunks, loop, loop)
+        assert self.commit.admission.admit(8)
+        self.entry.cost = 8
+        self.entry.state = TAKEN
+        self.mailbox.enter()
+        stream = cast(Stream, _Stream()) if streamed else None
+        self.item = InFlight(self.mailbox, self.tmp_name if streamed else self.name, stream=stream)
         if whole:
             self.item.name, self.item.entry = self.name, self.entry
 
@@ -629,16 +633,18 @@ class Wreck:
 
     def recover(self) -> str:
         """Do that, and return what the message is: settled, to be delivered again, or failed; never two of these."""
-        settled, again, failed = recover([self.item])
-        assert len(settled) + len(again) + len(failed) == 1
+        over, again, failed = recover([self.item])
+        assert len(over) + len(again) + len(failed) == 1
         if again:
             assert again == [self.entry]
-            assert self.recorded == []
+            assert self.mailbox.in_flight == 1
             return "again"
-        if settled:
-            assert settled == [self.entry] == self.recorded
-            assert self.admission.pending == 0
+        if over:
+            assert over == [self.entry]
+            self.commit.queue.settle(over)
+            assert (self.commit.admission.pending, self.mailbox.in_flight) == (0, 0)
             assert (self.entry.error is None) != (self.entry.delivered is None)
+            assert self.mailbox.delivered == (self.entry.error is None)
             return "settled"
         assert failed[0][0] is self.item.stream
         self.error = failed[0][1]
@@ -646,8 +652,14 @@ class Wreck:
 
 
 class _Stream:
-    def __init__(self, tmpfile: TmpFile) -> None:
-        self.tmpfile = tmpfile
+    """A message being received, that is told nothing."""
+
+
+class _Loop:
+    """A loop that nobody runs."""
+
+    def call_soon_threadsafe(self, *_: object) -> None:
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -676,7 +688,7 @@ MakeWreck = Callable[..., Wreck]
 )
 def test_published_and_not_told(wreck: MakeWreck, place: str, also_in_tmp: bool, streamed: bool) -> None:
     """A message that had been published counts as delivered, where it is now, and nothing is left in tmp/."""
-    tmp = f"tmp/{Wreck.tmp_name if streamed else Wreck.name}"
+    tmp = f"tmp/{Wreck.tmp_name if streamed else Wreck.published}"
     found = wreck(place, *([tmp] if also_in_tmp else []), streamed=streamed)
     assert found.recover() == "settled"
     delivered = found.entry.delivered
@@ -706,9 +718,9 @@ def test_published_and_no_more_was_asked_for(wreck: MakeWreck, durability: Durab
 @pytest.mark.parametrize("in_tmp", [True, False])
 def test_whole_here_and_not_published(wreck: MakeWreck, in_tmp: bool, content: bytes | None) -> None:
     """A message in memory that was not published is delivered anew, and what there is of it in tmp/ is removed."""
-    found = wreck(*([f"tmp/{Wreck.name}"] if in_tmp else []), content=content)
+    found = wreck(*([f"tmp/{Wreck.published}"] if in_tmp else []), content=content)
     assert found.recover() == "again"
-    assert found.entry.chunks == (Wreck.content,)
+    assert found.entry.chunks == Wreck.content
     assert tree(found.path) == {"tmp": None, "new": None, "cur": None}
 
 
@@ -726,7 +738,7 @@ def test_streamed_and_not_published(wreck: MakeWreck, in_tmp: bool, whole: bool)
 
 def test_neighbours_are_left_alone(wreck: MakeWreck) -> None:
     """What has another name, however similar, is not taken for the message, nor removed."""
-    found = wreck(f"new/{Wreck.name}x,S=8,W=10", f"cur/x{Wreck.name},S=8,W=10:2,", f"tmp/{Wreck.name}x")
+    found = wreck(f"new/{Wreck.name}x,S=8,W=10", f"cur/x{Wreck.name},S=8,W=10:2,", f"tmp/{Wreck.name}x,S=8,W=10")
     before = tree(found.path)
     assert found.recover() == "again"
     assert tree(found.path) == before
@@ -755,7 +767,7 @@ def test_found_but_not_durable(wreck: MakeWreck) -> None:
 @pytest.mark.parametrize("also_in_tmp", [False, True], ids=["renamed", "linked"])
 def test_found_but_tmp_cannot_be_changed(wreck: MakeWreck, also_in_tmp: bool, number: int) -> None:
     """A message that is visible is never told of as not delivered, whatever cannot be removed from tmp/."""
-    found = wreck(f"new/{Wreck.published}", *([f"tmp/{Wreck.name}"] if also_in_tmp else []))
+    found = wreck(f"new/{Wreck.published}", *([f"tmp/{Wreck.published}"] if also_in_tmp else []))
     assert isinstance(found.disk, FaultDisk)
     found.disk.faults.append(Fault("unlink", number, nth=0))
     assert found.recover() == "settled"
@@ -799,7 +811,8 @@ def test_directories_are_listed_once(wreck: MakeWreck) -> None:
     assert isinstance(found.disk, FaultDisk)
     others = [Wreck(found.path, found.disk) for _ in range(5)]
     recover([found.item, *(other.item for other in others)])
-    assert [call.operation for call in found.disk.calls].count("listdir") == 2
+    listed = [call.path for call in found.disk.calls if call.operation == "listdir"]
+    assert sorted(listed) == [f"{found.path}/{name}" for name in ("cur", "new", "tmp")]
 
 
 # The death of this process.
@@ -1276,6 +1289,329 @@ async def test_options_of_a_class_of_one_s_own(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             one, other = await asyncio.gather(maildir.append(b"1\r\n", **options), maildir.append(b"2"))
     assert (Path(one.path).read_bytes(), one.flags, Path(other.path).read_bytes()) == (b"X: 1\n1\n", "S", b"2")
+
+
+# What cannot go over.
+
+
+@one_loop
+@pytest.mark.parametrize("kind", ["short", "stream"])
+async def test_each_frame_fails_alone(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that cannot be told to the helper fails by itself, and leaves nothing; the others of its turn go."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append(b"first use")
+        pid = pid_of(commit)
+        monkeypatch.setattr("maildir_async.receive.submission.check_newline", lambda newline: newline)
+        message: Any = b"short" if kind == "short" else chunks_of(b"x" * LONG, 600_000)()
+        bad = maildir.append(message, newline=cast(Any, Word.LF))  # of a kind that does not go over
+        async with asyncio.timeout(30):
+            one, error, two = await asyncio.gather(
+                maildir.append(b"one"), bad, maildir.append(b"y" * LONG), return_exceptions=True
+            )
+            await maildir.append(b"afterwards")
+        assert isinstance(one, Delivered)
+        assert isinstance(two, Delivered)
+        assert type(error) is AppendError
+        assert error.errno == errno.EMSGSIZE
+        assert isinstance(error.__cause__, ValueError)
+        assert pid_of(commit) == pid
+        assert (commit.statistics().pending, maildir.statistics().in_flight) == (0, 0)
+    assert sorted(map(len, Look(maildir.path).messages())) == [3, 9, 10, LONG]
+    Look(maildir.path).assert_tmp_empty()
+
+
+@one_loop
+@pytest.mark.parametrize("long", ["message", "prefix"])
+async def test_what_no_frame_can_hold_is_delivered_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: str
+) -> None:
+    """A whole message too large for a frame (2 GiB; here 1,000 bytes) is delivered by this process."""
+    monkeypatch.setattr("maildir_async.helper.channel.LARGEST", 1000)
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        message, prefix = (b"x" * 1001, b"") if long == "message" else (b"", b"X: " + b"x" * 997 + b"\n")
+        await asyncio.gather(maildir.append(b"short"), maildir.append(message, prefix=prefix))
+        assert commit.statistics().messages == 1
+    assert sorted(Look(maildir.path).messages()) == sorted([b"short", prefix + message])
+
+
+@one_loop
+async def test_a_chunk_of_any_size_goes_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a source gives at once, however much, is sent in frames of a bounded size, one unanswered at a time."""
+    sizes: list[int] = []
+    write = Channel.write
+
+    def counted(channel: Channel, number: int, chunk: bytes) -> None:
+        sizes.append(len(chunk))
+        write(channel, number, chunk)
+
+    monkeypatch.setattr(Channel, "write", counted)
+    content = b"".join(b"%07d\n" % number for number in range(1_500_000))
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append([b"begun ", content, b"ended"])
+    assert len(sizes) >= 3
+    assert max(sizes) <= 4 * 2**20
+    assert Look(maildir.path).messages() == [b"begun " + content + b"ended"]
+
+
+async def test_no_descriptor_for_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no connection can be made this process delivers; once one can be, the helper does."""
+
+    def full(process: HelperProcess) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("maildir_async.helper.process.BACK_OFF_S", (0.0, 0.0))
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        with monkeypatch.context() as patch:
+            patch.setattr(HelperProcess, "connect", full)
+            await maildir.append(b"1")
+            await maildir.append(b"x" * LONG)
+        assert (commit.statistics().messages, commit.statistics().helper_pid) == (2, None)
+        await maildir.append(b"2")
+        assert (commit.statistics().messages, commit.statistics().pending) == (2, 0)
+    assert len(Look(maildir.path).messages()) == 3
+
+
+def test_a_leftover_of_a_stream_is_told(tmp_path: Path, helper_disk: FaultDisk) -> None:
+    """When the helper cannot remove what it has of a stream that is given up here, the error has a note of it."""
+
+    async def main() -> None:
+        async with helped() as commit:
+            maildir = Maildir(tmp_path / "m", commit=commit)
+            task = await begin_stream(maildir)
+            helper_disk.faults.append(Fault("unlink", errno.EROFS, path="/tmp/"))
+            task.fail(ConnectionResetError("gone"))
+            with pytest.raises(ConnectionResetError) as caught:
+                await task
+            assert "tmp/" in caught.value.__notes__[0]
+            (left,) = Look(maildir.path).names("tmp")
+            os.unlink(f"{maildir.path}/tmp/{left}")
+
+    asyncio.run(main())
+
+
+def test_what_a_closed_loop_had_in_flight_is_counted(tmp_path: Path) -> None:
+    """Whole messages of a loop that is closed are delivered by the helper, are counted, and give their places back."""
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(maildir.append(b"first use"))
+    pid = stop(commit)
+
+    async def begin() -> list[asyncio.Task[Delivered]]:
+        begun = [asyncio.ensure_future(maildir.append(b"%d" % number)) for number in range(20)]
+        await turns(5)
+        return begun
+
+    tasks = loop.run_until_complete(begin())
+    assert commit.statistics().pending == 20
+    for task in tasks:
+        cast(Any, task)._log_destroy_pending = False
+    loop.close()
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: commit.statistics().pending == 0)
+    until(lambda: maildir.statistics().in_flight == 0)
+    assert maildir.statistics().delivered == 21
+    assert len(Look(maildir.path).messages()) == 21
+
+    async def close() -> None:
+        assert pid_of(commit) == pid, "the helper had to end for it"
+        await maildir.aclose()
+        await commit.aclose()
+
+    asyncio.run(close())
+
+
+def test_what_a_dropped_loop_had_in_flight_gives_its_places_back(tmp_path: Path) -> None:
+    """Messages of a loop that is thrown away without being closed hold nothing; the helper and other loops go on."""
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    asyncio.run(maildir.append(b"first use"))
+    pid = stop(commit)
+
+    def begin() -> None:
+        loop = asyncio.new_event_loop()
+
+        async def deliver() -> None:
+            tasks.extend(asyncio.ensure_future(maildir.append(b"%d" % number)) for number in range(20))
+            await turns(5)
+
+        tasks: list[Any] = []
+        loop.run_until_complete(deliver())
+        for task in tasks:
+            task._log_destroy_pending = False
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the loop, which is dropped on purpose
+        begin()
+        gc.collect()
+    os.kill(pid, signal.SIGCONT)
+    assert commit.statistics().pending == 0
+    assert maildir.statistics().in_flight == 0
+    until(lambda: len(Look(maildir.path).names("new")) == 21)
+
+    async def go_on() -> None:
+        await maildir.append(b"afterwards")
+        assert pid_of(commit) == pid
+        await commit.aclose()
+
+    asyncio.run(go_on())
+
+
+@one_loop
+async def test_the_helper_has_few_descriptors(tmp_path: Path) -> None:
+    """With fewer descriptors than messages they are delivered by and by, each under the name that was drawn for it."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        await maildir.append(b"first use")
+        pid = pid_of(commit)
+        limit = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 10, limit[1]))
+        delivered = await asyncio.gather(*(maildir.append(b"%d" % number) for number in range(100)))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
+        for one in delivered:
+            unique, _, sizes = one.key.partition(",")
+            match = UNIQUE.fullmatch(unique)
+            assert match is not None
+            assert match["pid"] == str(os.getpid())
+            assert sizes == f"S={one.size},W={one.wire_size}"
+            assert os.path.basename(one.path) == one.key
+    assert len(Look(maildir.path).messages()) == 101
+
+
+@one_loop
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "being received"])
+async def test_the_helper_is_told_to_end_under_a_stream(tmp_path: Path, ended: bool) -> None:
+    """A stream that the helper has dropped because it ends has failed: no part of it is ever taken for the whole."""
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        task = await begin_stream(maildir)
+        await soon(lambda: task.bytes_written)  # nothing is unanswered
+        assert commit._delegation is not None
+        pid = stop(commit)
+        commit._delegation.end()
+        if ended:
+            task.write(b"the end")
+            task.unregister_producer()
+            await turns(5)
+        os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(30):
+            await asyncio.wait([task.future])
+        error = task.future.exception()
+        if error is not None:
+            assert type(error) is AppendError
+            assert (error.errno, error.stage) == (errno.EPIPE, "receive")
+        else:
+            assert ended
+        stored = Look(maildir.path).messages()
+        assert stored == ([] if error is not None else [b"x" * LONG + b"the end"])
+        Look(maildir.path).assert_tmp_empty()
+
+
+class _Stuck:
+    """A process in uninterruptible sleep: not even a kill ends it."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.waited_s = 0.0
+        self.kills = 0
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Come to nothing; that time passes at once."""
+        assert timeout is not None, "waits without a bound"
+        self.waited_s += timeout
+        raise subprocess.TimeoutExpired("helper", timeout)
+
+    def kill(self) -> None:
+        """Do nothing."""
+        self.kills += 1
+
+
+@pytest.mark.parametrize("timeout_s", [60.0, 0.5, 0.0, -1.0])
+def test_waiting_for_its_end_has_a_bound(timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that not even a kill ends is waited for no longer than was asked for, and that it has not ended is told."""
+    process, stuck = HelperProcess(syncfs=False), _Stuck()
+    now = [1000.0]
+    monkeypatch.setattr("maildir_async.helper.process.time.monotonic", lambda: now[0] + stuck.waited_s)
+    process._popen = cast(Any, stuck)
+    process._started.set()
+    assert process.wait_gone(timeout_s) is False
+    assert stuck.kills == 1
+    assert stuck.waited_s <= max(timeout_s, 0.0)
+
+
+def test_waiting_for_one_that_is_being_started_has_a_bound() -> None:
+    """A start that hangs holds nobody up past his limit; and one that nobody is going to make holds up nobody."""
+    process = HelperProcess(syncfs=False)
+    assert process.wait_gone(0.01) is False
+    process.abandon()
+    assert process.wait_gone(30) is True
+
+
+LATE_IMPORTS: Final = """
+import asyncio, os, signal, socket, sys, threading
+import maildir_async, maildir_async.helper.program as program
+from maildir_async import GroupCommit, Maildir, MaildirError
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.helper.process import HelperProcess
+
+def start(process):
+    ours, theirs = socket.socketpair()
+    threading.Thread(
+        target=lambda: asyncio.run(program.serve(theirs, os.getppid(), PosixDisk(), syncfs=False))
+    ).start()
+    with process._lock:
+        process._control = ours
+        waiting, process._to_pass = process._to_pass, []
+    for end in waiting:
+        process._pass(end)
+    process._started.set()
+
+async def chunks():
+    for _ in range(10):
+        yield b"x" * 200_000
+
+async def main(where, path):
+    commit = GroupCommit(helper_process=True)
+    maildir = Maildir(path, commit=commit)
+    await maildir.append(b"1")
+    await maildir.append(chunks())
+    try:
+        await Maildir(path + "/new/no", create=False, commit=commit).append(b"2")
+        sys.exit("delivered")
+    except MaildirError:
+        pass
+    if where == "process":
+        os.kill(commit.statistics().helper_pid, signal.SIGKILL)
+        await asyncio.gather(*(maildir.append(b"3") for _ in range(50)))
+    await commit.aclose()
+
+where, path = sys.argv[1:]
+if where == "thread":
+    HelperProcess.start = start
+before = set(sys.modules)
+asyncio.run(main(where, path))
+late = set(sys.modules) - before
+sys.exit(f"imported late: {late}" if late else 0)
+"""
+
+
+@pytest.mark.parametrize("where", ["process", "thread"])
+def test_nothing_is_imported_late(tmp_path: Path, where: str) -> None:
+    """Neither side imports anything for a delivery, an error or a death: there may be no descriptor for it."""
+    run = subprocess.run(
+        [sys.executable, "-c", LATE_IMPORTS, where, str(tmp_path / "m")],
+        env=os.environ | {"PYTHONPATH": str(Path(maildir_async.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @one_loop

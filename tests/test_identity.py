@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from maildir_async.disk import identity as identity_module
+from maildir_async.disk.calls import Disk
 from maildir_async.disk.identity import identity
 from maildir_async.disk.paths import absolute
-from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 

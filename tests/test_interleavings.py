@@ -72,7 +72,7 @@ def test_keyboard_interrupt_in_one_answer_costs_no_other(tmp_path: Path) -> None
 def test_new_replaced_between_opening_and_publishing() -> None:
     """If new/ is removed at that moment, the directory that takes its place is the one that is synced."""
     platter = CrashDisk()
-    swap = Fault("rename_noreplace", gate=lambda: platter._get("/m").entries.pop("new"))
+    swap = Fault("rename_noreplace", gate=lambda: platter.rmdir("/m/new"))
     maildir = Maildir("/m", disk=FaultDisk(swap, disk=platter), commit=GroupCommit())
     delivered = asyncio.run(maildir.append(b"message"))
     assert all(delivered.path in found for found in platter.after_power_cut())
@@ -149,7 +149,7 @@ def test_cancelled_stream_where_no_thread_can_be_started(monkeypatch: pytest.Mon
         maildir = Maildir("/m", disk=disk, commit=GroupCommit())
         task = maildir.open_append()
         await task.send(b"x" * CHUNK)
-        while not task.bytes_written or maildir.commit.stream_crew.threads:
+        while not task.bytes_written or maildir.commit.streams.crew.threads:
             await asyncio.sleep(0.001)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
@@ -223,9 +223,9 @@ def test_garbage_collector_in_group_commit(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(maildir.append(b"first use"))
     original = Round.__init__
 
-    def collecting(self: Round, entries: Any, **options: Any) -> None:
+    def collecting(self: Round, *args: Any, **options: Any) -> None:
         gc.collect()
-        original(self, entries, **options)
+        original(self, *args, **options)
 
     monkeypatch.setattr(Round, "__init__", collecting)
     loop = asyncio.new_event_loop()
@@ -243,7 +243,7 @@ def test_a_round_that_cannot_be_made_answers(tmp_path: Path, monkeypatch: pytest
     maildir = Maildir(tmp_path / "m", commit=GroupCommit())
     original = Round.__init__
 
-    def failing(self: Round, entries: Any, **options: Any) -> None:
+    def failing(self: Round, *args: Any, **options: Any) -> None:
         monkeypatch.setattr(Round, "__init__", original)
         raise MemoryError
 

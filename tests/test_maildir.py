@@ -192,7 +192,7 @@ async def test_classes_of_one_s_own_become_exact_types(tmp_path: Path) -> None:
     maildir = Maildir(
         Text(tmp_path / "box"), file_mode=Number.MODE, size_limit=Number.LIMIT, hostname=Text("mx.example.org")
     )
-    exact = [maildir.path, maildir.file_mode, maildir.size_limit]
+    exact = [maildir.path, maildir.mailbox.mode, maildir.size_limit]
     assert [(type(value), value) for value in exact] == [
         (str, str(tmp_path / "box")),
         (int, 0o640),
@@ -832,8 +832,8 @@ async def test_clean_tmp_at_the_moment_a_file_appears(tmp_path: Path, moment: st
     sweep = partial(Directories(str(tmp_path / "link"), disk=Old(), create=False).clean_tmp, 0, _is_in_use)
 
     class Sweeping(PosixDisk):
-        def create(self, path: str, mode: int) -> int:
-            fd = super().create(path, mode)
+        def create(self, path: str, mode: int, directory: int | None = None) -> int:
+            fd = super().create(path, mode, directory)
             removed.extend(sweep())
             return fd
 
@@ -847,8 +847,8 @@ async def test_clean_tmp_at_the_moment_a_file_appears(tmp_path: Path, moment: st
 class Old(PosixDisk):
     """Every file in tmp/ changed long ago."""
 
-    def stat(self, path: str | int) -> os.stat_result:
-        return os.stat_result((*super().stat(path)[:9], 0))
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        return os.stat_result((*super().stat(path, directory)[:9], 0))
 
 
 def _until(reached: Callable[[], bool]) -> None:
@@ -863,8 +863,8 @@ class AgedDisk(FaultDisk):
 
     age_s = 0.0
 
-    def stat(self, path: str | int) -> os.stat_result:
-        found = list(super().stat(path))
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        found = list(super().stat(path, directory))
         found[7] = found[8] = int(time.time())
         found[9] = int(time.time() - self.age_s)
         return os.stat_result(found)

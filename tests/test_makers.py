@@ -49,9 +49,12 @@ class Logging(PosixDisk):
         with self.told("sync", f"/proc/self/fd/{fd}"):
             super().sync(fd)
 
-    def rename_noreplace(self, source: str, target: str) -> None:
-        with self.told("rename", target):
-            super().rename_noreplace(source, target)
+    def rename_noreplace(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
+        where = target if target_directory is None else f"/proc/self/fd/{target_directory}/{target}"
+        with self.told("rename", where):
+            super().rename_noreplace(source, target, source_directory, target_directory)
 
 
 def durable(log: Path, message: str) -> set[str]:

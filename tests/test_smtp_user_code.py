@@ -180,7 +180,7 @@ class Closed(MaildirHandler):
 
     def maildir(self, path: Any, commit: GroupCommit | None = None) -> Maildir:
         maildir = super().maildir(path, commit)
-        maildir._closed = True
+        maildir.mailbox.close()
         return maildir
 
 

@@ -102,8 +102,8 @@ async def test_a_failed_sync_fails_those_it_was_for(tmp_path: Path, number: int)
 class TwoFileSystems(PosixDisk):
     """Pretends that maildirs whose name begins with "other" are on a file system of their own."""
 
-    def stat(self, path: str | int) -> os.stat_result:
-        found = super().stat(path)
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        found = super().stat(path, directory)
         where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else path
         return os.stat_result((*found[:2], found.st_dev + ("/other" in where), *found[3:])) if found else found
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from maildir_async.disk.directories import Directories
-from maildir_async.disk.calls import Disk
-from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.tmpfile import NAME_TRIES, SLICE, TmpFile, discard_all, in_use
+
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.format.content import Content
 from maildir_async.format.delivered import Durability

@@ -4,17 +4,29 @@ import asyncio
 import gc
 import itertools
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from maildir_async.commit.entry import TOLD
 from maildir_async.commit.turns import SHORT_TURN_S, TOLD_A_TURN, Turns
 from support import turns
 
 pytestmark = pytest.mark.every_loop
 
 MANY = 4 * TOLD_A_TURN - 3
+
+
+class Noting(asyncio.Future[None]):
+    """Calls back at once when it is resolved."""
+
+    note: Callable[[], object]
+
+    def set_result(self, result: None) -> None:
+        self.note()
+        super().set_result(result)
 
 
 class Bench:
@@ -41,21 +53,21 @@ class Bench:
             self.told.append(0)
 
     def entry(self, number: int) -> Any:
-        future = self.loop.create_future()
-
-        def settle(entry: Any) -> None:
-            self.told[-1] += 1
-            future.set_result(None)
-
+        entry = self.next_entry(number)
+        entry.future = future = Noting(loop=self.loop)
+        future.note = self.note
         self.tasks.append(asyncio.create_task(self._submit_once_told(future, number)))
-        return SimpleNamespace(loop=self.loop, settle=settle, number=number)
+        return entry
+
+    def note(self) -> None:
+        self.told[-1] += 1
 
     async def _submit_once_told(self, future: "asyncio.Future[None]", number: int) -> None:
         await future
         self.turns.submit(self.next_entry(number))
 
     def next_entry(self, number: int) -> Any:
-        return SimpleNamespace(loop=self.loop, settle=id, number=number)
+        return SimpleNamespace(loop=self.loop, future=self.loop.create_future(), number=number)
 
     def numbers(self) -> list[list[int]]:
         return [[entry.number for entry in entries] for entries in self.handed_over]
@@ -139,18 +151,20 @@ async def test_who_has_nothing_to_do_with_it_waits_no_longer_than_they() -> None
 )
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
 async def test_one_that_is_interrupted_costs_no_other_its_answer(place: int, count: int) -> None:
-    """What the code of a caller raises goes up to the loop, and the rest are told."""
+    """What the code of a caller raises goes up to the loop, and the rest are told.
+
+    That code runs in turns of its own, not in the one in which its outcome is told.
+    """
     bench = Bench()
     raised: list[BaseException | None] = []
     bench.loop.set_exception_handler(lambda loop, context: raised.append(context.get("exception")))
     entries = [bench.entry(number) for number in range(count)]
     await turns(3)
 
-    def interrupt(entry: Any) -> None:
-        settle(entry)
+    def interrupt(future: "asyncio.Future[None]") -> None:
         raise ZeroDivisionError
 
-    settle, entries[place].settle = entries[place].settle, interrupt
+    entries[place].future.add_done_callback(interrupt)
     bench.loop.call_soon(bench.turns.tell, entries)
     await turns()
     assert sum(bench.told) == count
@@ -166,7 +180,7 @@ def test_a_loop_that_is_closed_in_the_middle_is_not_kept() -> None:
 
     def tell_and_close() -> "weakref.ref[asyncio.AbstractEventLoop]":
         loop = asyncio.new_event_loop()
-        entries: list[Any] = [SimpleNamespace(loop=loop, settle=id, number=number) for number in range(MANY)]
+        entries: list[Any] = [SimpleNamespace(loop=loop, future=loop.create_future()) for _ in range(MANY)]
         loop.call_soon(turns_of_all.tell, entries)
         loop.call_soon(turns_of_all.submit, entries[0])
         loop.call_soon(loop.stop)
@@ -180,3 +194,17 @@ def test_a_loop_that_is_closed_in_the_middle_is_not_kept() -> None:
     assert closed() is None
     assert len(turns_of_all._turns) == 0
     assert handed_over == []
+
+
+async def test_who_has_gone_is_passed_over() -> None:
+    """An outcome that nobody waits for any more, its task being cancelled, is no mistake: the rest are told."""
+    bench = Bench()
+    entries = [bench.entry(number) for number in range(MANY)]
+    await turns(3)
+    entries[0].future.cancel()
+    entries[-1].future.cancel()
+    bench.turns.tell(entries)
+    await turns()
+    assert bench.numbers() == [list(range(1, MANY - 1))]
+    assert {entry.state for entry in entries} == {TOLD}
+    bench.close()

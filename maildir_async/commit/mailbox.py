@@ -5,15 +5,13 @@ import os
 import threading
 import weakref
 from asyncio import AbstractEventLoop, Future
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from maildir_async.disk.directories import Directories
-from maildir_async.errors import UncertainAppendError
+from maildir_async.errors import MaildirError, UncertainAppendError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.names import UniqueNames
-
-if TYPE_CHECKING:
-    from maildir_async.commit.entry import Entry
 
 __all__ = ["Listener", "Mailbox"]
 
@@ -22,16 +20,28 @@ class Listener(Protocol):
     """Who wants to know of each message delivered: `maildir_async.mailbox.index.Index`."""
 
     def append(self, delivered: Delivered) -> None:
-        """Learn of a message, in a worker thread, in the order of publication."""
+        """Called with each message, in a worker thread, in the order of publication."""
         ...
 
 
+class Settled(Protocol):
+    """A message with its outcome: `maildir_async.commit.entry.Entry`."""
+
+    delivered: Delivered | None
+    error: MaildirError | None
+
+
 class Task(Protocol):
-    """Who receives a message: `maildir_async.receive.task.AppendTask`."""
+    """Who sees to a message that is not whole at once: `maildir_async.receive.delivery.Delivery`."""
 
     @property
     def is_orphan(self) -> bool:
         """Whether its loop has been closed."""
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its message is in group commit, or has been."""
         ...
 
 
@@ -45,8 +55,8 @@ class Mailbox:
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
         in_flight: whole messages that are not settled.
-        tasks: what is receiving messages that are not whole; it leaves this when they are, or have failed.
-        delivered, uncertain, failed, bytes_stored: see `maildir_async.MaildirStatistics`.
+        tasks: what sees to messages that are not whole at once, until they have their outcome.
+        delivered, uncertain, failed, bytes_stored: see `maildir_async.mailbox.statistics.MaildirStatistics`.
 
     """
 
@@ -76,9 +86,10 @@ class Mailbox:
     def begin(self) -> bool:
         """Count a message in; return False if it has been closed."""
         with self._lock:
-            if not self.closed:
-                self.in_flight += 1
-        return not self.closed
+            if self.closed:
+                return False
+            self.in_flight += 1
+        return True
 
     def begin_task(self, task: Task) -> bool:
         """Count in a message that *task* is going to receive; return False if it has been closed."""
@@ -91,13 +102,13 @@ class Mailbox:
         return True
 
     def end_task(self, task: Task, *, failed: bool) -> None:
-        """The message is whole, and counted as that from here on; or it has *failed*."""
+        """Count out *task*, whose message has its outcome; one that *failed* before it was whole is counted as that."""
         with self._lock:
             if self.tasks is not None:
                 self.tasks.discard(task)
             if failed:
                 self.failed += 1
-        self._tell_if_drained()
+        self.tell_if_drained()
 
     def live_tasks(self) -> list[Task]:
         """Return the tasks that will come to an end: not those whose loop has been closed."""
@@ -105,7 +116,7 @@ class Mailbox:
             return [task for task in list(self.tasks or ()) if not task.is_orphan]
 
     def enter(self) -> None:
-        """Count a message in that has begun before."""
+        """Count in an entry of a message that has begun before."""
         with self._lock:
             self.in_flight += 1
 
@@ -121,8 +132,11 @@ class Mailbox:
                 self.listeners = weakref.WeakSet()
             self.listeners.add(listener)
 
-    def settled(self, entries: "list[Entry]") -> None:
-        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread."""
+    def settled(self, entries: Sequence[Settled]) -> None:
+        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
+
+        `tell_if_drained` is to follow, once their loops have been told.
+        """
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:
@@ -138,24 +152,24 @@ class Mailbox:
             for entry in entries:
                 if entry.delivered is not None:
                     listener.append(entry.delivered)
-        self._tell_if_drained()
 
     def withdrawn(self) -> None:
-        """A message that was counted in has come to nothing: refused, cancelled, or failed before it was whole."""
+        """Count out a message that has come to nothing: refused, cancelled, or failed before it was whole."""
         with self._lock:
             self.in_flight -= 1
             self.failed += 1
-        self._tell_if_drained()
+        self.tell_if_drained()
 
     def drained(self, loop: AbstractEventLoop) -> "Future[None]":
         """Return a future of *loop*, the running one, that is done when nothing is in flight."""
         future: Future[None] = loop.create_future()
         with self._lock:
             self._drained.append((loop, future))
-        self._tell_if_drained()
+        self.tell_if_drained()
         return future
 
-    def _tell_if_drained(self) -> None:
+    def tell_if_drained(self) -> None:
+        """Tell whoever waits for that if nothing is in flight."""
         if not self._drained or self.in_flight or self.live_tasks():
             return
         with self._lock:

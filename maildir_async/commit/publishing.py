@@ -1,15 +1,105 @@
-"""A written message becomes visible: what takes more than a close and a rename. Blocks."""
+"""PUBLISH, the third step of a round: each message becomes visible. Blocks."""
 
 import errno
+from collections import deque
+from typing import Final
 
+from maildir_async.commit.batch import PUBLISH, Batch, Hand, LeftBehind
 from maildir_async.commit.entry import Entry
+from maildir_async.commit.syncing import DirectorySyncing
 from maildir_async.commit.target import Target
 from maildir_async.commit.writing import rename
-from maildir_async.disk.calls import UNLINKABLE
+from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, UNLINKABLE
 from maildir_async.disk.publishing import move, put_link
 from maildir_async.disk.streamfile import NAME_TRIES
+from maildir_async.format.delivered import Durability
 
-__all__ = ["publish", "wants_copy"]
+__all__ = ["Publishing", "publish", "wants_copy"]
+
+#: Directories that a round holds open at once. With more, what has been published is synced before it goes on.
+MOST_OPEN: Final = 128
+
+
+class Publishing:
+    """The step, for one batch.
+
+    Args:
+        batch: the messages.
+        directories: the step after this: it is worked on in between where too many directories are open.
+
+    """
+
+    def __init__(self, batch: Batch, directories: DirectorySyncing) -> None:
+        self._batch = batch
+        self._directories = directories
+        self._todo: deque[Entry] | None = None
+
+    def work(self, hand: Hand) -> None:
+        """Have each message in its directory, from where another driver has left off."""
+        todo = self._todo
+        if todo is None:
+            todo = self._todo = deque(self._batch.entries)
+        targets, tmps = self._batch.targets, self._batch.tmps
+        while todo:
+            entry = todo.popleft()
+            if entry.error is not None:
+                continue
+            directories, plan = entry.mailbox.directories, entry.plan
+            disk, path = directories.disk, directories.cur if plan.flags else directories.new
+            target = found = targets.get((disk, path))
+            if target is None and len(self._batch.opened) >= MOST_OPEN:
+                todo.appendleft(entry)  # for whoever drives on, if this thread does not
+                self._directories.work(hand)
+                todo.popleft()
+                targets = self._batch.targets
+            hand[entry] = None
+            failure: BaseException | None = None
+            try:
+                if target is None or plan.flags or entry.source is not None or entry.links:
+                    found = publish(entry, path, target)
+                else:
+                    name = entry.name
+                    fd, entry.fd, entry.stage = entry.fd, -1, "close"
+                    disk.close(fd)
+                    entry.stage = "publish"
+                    tmp = tmps.get((disk, directories.tmp))
+                    try:
+                        if tmp is None or tmp.fd is None:
+                            warning = move(disk, f"{directories.tmp}/{entry.tmp_name}", name, None, target.fd)
+                        else:
+                            warning = move(disk, entry.tmp_name, name, tmp.fd, target.fd)
+                    except (FileExistsError, FileNotFoundError):
+                        found = publish(entry, path, target)
+                    else:
+                        if warning is not None:
+                            entry.warn(warning)
+                        entry.directory_id = target.identity
+                        entry.tmp_name = ""
+                        entry.path = f"{path}/{name}"
+            except BaseException as exc:
+                failure = exc
+            is_crowded = isinstance(failure, OSError) and failure.errno in OUT_OF_DESCRIPTORS
+            is_crowded = is_crowded and bool(self._batch.opened)  # of which some can be closed
+            if failure is not None and not is_crowded:
+                entry.fail(failure)
+            try:
+                del hand[entry]
+            except KeyError:
+                if found is not None and found is not target:
+                    found.close()
+                if is_crowded and failure is not None:
+                    entry.fail(failure)
+                raise LeftBehind(entry, PUBLISH) from None
+            self._batch.moves += 1
+            if is_crowded:  # close those directories, and have another try
+                todo.appendleft(entry)
+                self._directories.work(hand)
+                targets = self._batch.targets
+            if found is not target and found is not None:
+                targets[disk, path] = found
+                self._batch.opened.append(found)
+            if entry.path and plan.durability is Durability.FULL and found is not None:
+                found.entries.append(entry)
 
 
 def publish(entry: Entry, path: str, target: Target | None) -> Target:
@@ -36,7 +126,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
         if found is not None and found is not target:
             found.close()
         raise
-    entry.target = found.identity
+    entry.directory_id = found.identity
     return found
 
 
@@ -96,7 +186,7 @@ def _end_links(entry: Entry) -> None:
 
 
 def wants_copy(link: Entry) -> bool:
-    """Whether *link* has failed where a copy may not."""
+    """Whether *link* has failed in a way that a copy of the file may not."""
     if link.error is None or link.fell_with_source:
         return False
     return link.error.stage == "publish" and link.error.errno in UNLINKABLE

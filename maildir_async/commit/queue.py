@@ -9,18 +9,19 @@ import errno
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
+from maildir_async.commit.alone import Alone
+from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.rounds import Item, LeftBehind, Round, settled
+from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
-from maildir_async.commit.target import FileSystem, Target
 from maildir_async.commit.turns import Turns
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
@@ -67,6 +68,7 @@ class Queue:
         self.patience_s = PATIENCE_S
         self.committers = Crew(COMMITTERS, "maildir-commit")
         self.syncers = Crew(SYNCERS, "maildir-sync")
+        self._alone = Alone(self)
         self.reset()
 
     def reset(self) -> None:
@@ -77,7 +79,6 @@ class Queue:
         self._postponed: list[Entry] = []  # taken, and left for the next round
         self.turns = Turns(self._hand_over)
         self._round: Round | None = None
-        self._alone = 0  # rounds of what was left behind
         self.leading = False
         self.batches = 0
         self.messages = 0
@@ -91,7 +92,8 @@ class Queue:
         """Take *entry* back if no round has begun with it; return whether that is so."""
         with self._lock:
             if entry.state == QUEUED:
-                entry.state = WITHDRAWN
+                for member in entry.family:
+                    member.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
             return entry.state == WITHDRAWN
@@ -124,7 +126,7 @@ class Queue:
         self.settle(entries)
 
     def _take(self, count: int) -> list[Entry]:
-        """Begin with as many as *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
+        """Take the first *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
         waiting = self._waiting
         if count >= len(waiting):
             batch = list(waiting)
@@ -137,7 +139,7 @@ class Queue:
         for entry in batch:
             entry.state = TAKEN
             entry.taken_at = now
-        if any([entry.links for entry in batch]):
+        if any(map(_LINKS, batch)):
             batch = [member for entry in batch for member in entry.family]
             for entry in batch:
                 entry.state = TAKEN
@@ -166,7 +168,7 @@ class Queue:
                 if round_ is not None:
                     round_.came_back()
                 if left.item is not None:
-                    self._finish(left.item, left.step)
+                    self._alone.finish(left.item, left.step)
             finally:
                 self.committers.widen(-1)
         except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
@@ -191,9 +193,10 @@ class Queue:
             entry.give_up(exc)
         if round_ is not None:
             round_.close()
-        self.settle([entry for entry in failed if entry.state != SETTLED])
+        self.settle([entry for entry in failed if entry.state < SETTLED])
         with self._lock:
             self._round = None
+            self._postponed = []  # they have failed
             self.leading = again = bool(self._waiting) or bool(self._postponed)
         if again:
             self.committers.run(self._lead)
@@ -213,58 +216,14 @@ class Queue:
                     self._lead(round_)
         return now
 
-    # What was left behind.
-
     def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
-        with contextlib.suppress(RuntimeError):  # no other thread to be had: this one
-            self.committers.run(partial(self._finish_syncs, syncs, items, step))
-            return
-        self._finish_syncs(syncs, items, step)
-
-    def _finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        while items:
-            syncs.wait(None)
-            for number in [number for number in list(syncs.ended) if number in items]:
-                item = items.pop(number)
-                item.sync_ended(syncs.failures.pop(number, None))
-                try:
-                    self.committers.run(partial(self._finish, item, step))  # which may hang by itself
-                except RuntimeError:  # no other thread to be had
-                    self._finish(item, step)
-
-    def _finish(self, item: Item, step: int) -> None:
-        """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
-        entries: Iterable[Entry]
-        if isinstance(item, Entry):
-            round_ = Round.of_one(item, self, step)
-            entries = round_.entries
-            try:
-                round_.drive()
-            except BaseException as exc:
-                for entry in entries:
-                    entry.give_up(exc)
-                round_.close()
-                self.settle(list(entries))
-                raise
-            self.settle(list(entries))
-            return
-        if isinstance(item, FileSystem):
-            for entry in item.entries:
-                self._finish(entry, step)
-            return
-        if isinstance(item, Target):
-            item.sync_above()
-            item.close()
-        else:
-            for target in item.targets:
-                target.close()
-        self.settle(list(item.entries))
+        """Have those of *items*, by their numbers, whose syncs hang finished, each when its sync has ended."""
+        self._alone.apart(partial(self._alone.finish_syncs, syncs, items, step))
 
     # The end.
 
     def settle(self, entries: list[Entry]) -> None:
-        """Nothing acts for *entries* any more: count them, give their places back, and have their loops told."""
+        """Count *entries*, for which nothing acts any more, give their places back, and have their loops told."""
         if not entries:
             return
         now = time.monotonic()
@@ -282,17 +241,25 @@ class Queue:
                 is_one_mailbox = False
             if entry.loop is not loop:
                 is_one_loop = False
-        settled(entries)
-        if count:
-            self._admission.give_back(count, cost)
-        groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
-        for mailbox, those in groups.items():
-            mailbox.settled(those)
-        self._donation.enough()
-        for loop, told in ({loop: entries} if is_one_loop else _by_loop(entries)).items():
-            # A closed loop has nobody left to tell; the messages are where the promises say.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self.turns.tell, told)
+        try:
+            settled(entries)
+            if count:
+                self._admission.give_back(count, cost)
+            groups = {mailbox: entries} if is_one_mailbox else _by_mailbox(entries)
+            for mailbox, those in groups.items():
+                mailbox.settled(those)
+            self._donation.enough()
+        finally:  # whatever else goes wrong, they are told
+            by_loop = {loop: entries} if is_one_loop else _by_loop(entries)
+            for theirs, told in by_loop.items():
+                # A closed loop has nobody left to tell; the messages are where the promises say.
+                with contextlib.suppress(RuntimeError):
+                    theirs.call_soon_threadsafe(self.turns.tell, told)
+        for mailbox in groups:
+            mailbox.tell_if_drained()
+
+
+_LINKS: Final = attrgetter("links")
 
 
 def _by_mailbox(entries: list[Entry]) -> dict[Mailbox, list[Entry]]:

@@ -20,13 +20,14 @@ class Target:
     and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "identity", "path", "warnings")
+    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
 
     def __init__(self, directories: Directories, path: str) -> None:
         self.directories = directories
         self.path = path
         self.entries: list[Entry] = []
         self.warnings: list[str] = []
+        self.holds: list[None] = []  # one for each further directory above it that has been left behind
         disk = directories.disk
         self.fd = disk.open_directory(path)
         _open.add(self)
@@ -61,10 +62,10 @@ class Target:
         self.disk.sync(self.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what its sync came to, or one above it. Never raises."""
-        for warning in self.warnings:
+        """Called when its sync has ended, or one above it, with the *failure* of that, if it failed. Never raises."""
+        warnings, self.warnings = self.warnings, []
+        for warning in warnings:
             self._warn(warning)
-        self.warnings = []
         if failure is not None:
             self.above = []  # which is not found durable
             for entry in self.entries:
@@ -86,9 +87,17 @@ class Target:
         self.found_durable()
 
     def found_durable(self) -> None:
-        """What is above it has been synced, unless that failed."""
+        """Remember that what is above it has been synced, unless that failed."""
         if self.above:
             self.directories.found_durable(self.path, self.identity)
+
+    def let_go(self) -> bool:
+        """One directory above it that was left behind has been synced, or failed: return whether it was the last."""
+        try:
+            self.holds.pop()  # by which alone it is decided who is the last, whatever other threads do
+        except IndexError:
+            return True
+        return False
 
     def close(self) -> None:
         """Close it. Never raises."""
@@ -136,7 +145,7 @@ class Above:
             disk.close(fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what that came to. Never raises."""
+        """Called when its sync has ended, with the *failure* of that, if it failed. Never raises."""
         for target in self.targets:
             target.sync_ended(failure)
 
@@ -156,7 +165,7 @@ class FileSystem:
         eldest.mailbox.directories.disk.sync_file_system(eldest.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what that came to. Never raises."""
+        """Called when its sync has ended, with the *failure* of that, if it failed. Never raises."""
         if failure is not None:
             for entry in self.entries:
                 entry.stage = "sync"

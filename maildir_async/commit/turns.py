@@ -61,6 +61,12 @@ class Turns:
         if not turn.is_telling:
             self._tell_some(turn)
 
+    def has_to_tell(self, loop: AbstractEventLoop) -> bool:
+        """Whether *loop*, the running one, has outcomes to be told, or is to hand something over."""
+        found = self._turns.get(id(loop))
+        turn = None if found is None else found()
+        return turn is not None and (turn.is_telling or bool(turn.settled) or bool(turn.submitted))
+
     def _begin(self, loop: AbstractEventLoop) -> "_Turn":
         turn = _Turn(loop)
         key = id(loop)
@@ -98,7 +104,7 @@ class Turns:
 
 
 class _Turn:
-    """What one loop has submitted, and is to be told. Its pending callbacks alone keep it, and so nothing the loop."""
+    """What one loop has submitted, and is to be told. Pending callbacks alone keep it: nothing here keeps a loop."""
 
     __slots__ = ("__weakref__", "begun_at", "is_telling", "loop", "settled", "submitted", "told_at")
 

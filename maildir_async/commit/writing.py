@@ -1,13 +1,124 @@
-"""A whole message goes into ``tmp/``: what takes more than a call each of create and write. Blocks."""
+"""WRITE, the first step of a round: each message goes into ``tmp/``. Blocks."""
 
+import contextlib
 import errno
+import time
+from collections.abc import Iterator
+from typing import Final
 
+from maildir_async.commit.batch import WRITE, Batch, Hand, LeftBehind, Tmp
 from maildir_async.commit.entry import Entry
-from maildir_async.disk.calls import write_all
+from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, write_all
 from maildir_async.disk.streamfile import NAME_TRIES, converted
-from maildir_async.format.content import Content
+from maildir_async.format.content import Content, wire_size_of
 
-__all__ = ["complete_stream", "convert", "create", "write_rest"]
+__all__ = ["Writing", "complete_stream", "convert", "create", "rename", "write_rest"]
+
+#: Messages in a round from which on it pays to open ``tmp/``: 1 µs for each that is created and moved, against 5 µs.
+MANY: Final = 8
+
+
+class Writing:
+    """The step, for one batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._todo: Iterator[Entry] | None = None
+
+    def work(self, hand: Hand) -> None:
+        """Have each message in its file, from where another driver has left off."""
+        todo = self._todo
+        if todo is None:
+            todo = self._todo = iter([entry for entry in self._batch.entries if entry.source is None])
+            self._draw_names()
+        tmps, is_alone, are_many = self._batch.tmps, len(self._batch.entries) == 1, len(self._batch.entries) >= MANY
+        for entry in todo:
+            hand[entry] = None
+            failure: BaseException | None = None
+            try:
+                directories, plan = entry.mailbox.directories, entry.plan
+                disk = directories.disk
+                tmp = tmps.get((disk, directories.tmp))
+                if entry.file is not None:
+                    complete_stream(entry)
+                else:
+                    data = entry.chunks
+                    if not plan.as_given or type(data) is not bytes:
+                        data = convert(entry)
+                    entry.size = size = len(data)
+                    # CPython searches for one byte with memchr(3) where it replaces, and byte by byte elsewhere.
+                    entry.wire_size = wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
+                    entry.name = name = f"{entry.name},S={size},W={entry.wire_size}"
+                    entry.stage = "create"
+                    if tmp is None or tmp.fd is None:
+                        fd = create(entry)
+                    else:
+                        try:
+                            entry.fd = fd = disk.create(name, entry.mailbox.mode, tmp.fd)
+                            entry.tmp_name = name
+                        except (FileExistsError, FileNotFoundError):
+                            fd = create(entry)
+                    if entry.mailbox.mode & 0o077:  # what the umask may have taken away
+                        disk.chmod(fd, entry.mailbox.mode)
+                    entry.stage = "write"
+                    written = disk.write(fd, data) if data else 0
+                    if written != size:
+                        write_rest(entry, data, written)
+                    entry.chunks = b""
+                if plan.mtime_ns is not None:
+                    # Only mtime: a sweeper that goes by atime must not find an old file in tmp/.
+                    disk.utime(entry.fd, time.time_ns(), plan.mtime_ns)
+                if entry.links:
+                    for link in entry.links:
+                        link.size, link.wire_size = entry.size, entry.wire_size
+                        link.name = f"{link.name},S={link.size},W={link.wire_size}"
+                if not is_alone and (tmp is None or (tmp.fd is None and are_many)):
+                    self._look_at_tmp(entry)
+            except BaseException as exc:
+                failure = exc
+            is_crowded = failure is not None and entry.fd < 0 and self._is_crowded(failure)
+            if failure is not None and not is_crowded:
+                entry.fail(failure)
+            try:
+                del hand[entry]
+            except KeyError:
+                if is_crowded and failure is not None:
+                    entry.fail(failure)
+                raise LeftBehind(entry, WRITE) from None
+            self._batch.moves += 1
+            if is_crowded:
+                self._batch.postpone([entry, *todo])
+
+    def _draw_names(self) -> None:
+        """Give names to those that have none: in the order of publication, which is when the mail arrives."""
+        entries = [entry for entry in self._batch.entries if not entry.name]
+        if not entries:
+            return
+        names = entries[0].mailbox.names
+        if len({id(entry.mailbox.names) for entry in entries}) == 1:
+            for entry, name in zip(entries, names.take(len(entries)), strict=True):
+                entry.name = name
+        else:
+            for entry in entries:
+                entry.name = entry.mailbox.names.next()
+
+    def _look_at_tmp(self, entry: Entry) -> None:
+        """Find out what the first message in each ``tmp/`` tells of it; open it for those after the second."""
+        directories = entry.mailbox.directories
+        key = (directories.disk, directories.tmp)
+        tmp = self._batch.tmps.get(key)
+        if tmp is None:
+            device = directories.disk.stat(entry.fd).st_dev
+            self._batch.tmps.setdefault(key, Tmp(directories.disk, device))  # a thread that hung may have been faster
+        else:
+            with contextlib.suppress(OSError):  # by path, then, which tells what is wrong
+                tmp.open(directories.tmp)
+
+    def _is_crowded(self, failure: BaseException) -> bool:
+        """Whether there are too many open files, and this round is about to close some."""
+        if not isinstance(failure, OSError) or failure.errno not in OUT_OF_DESCRIPTORS:
+            return False
+        return any(entry.fd >= 0 for entry in self._batch.entries)
 
 
 def convert(entry: Entry) -> bytes:
@@ -46,14 +157,14 @@ def rename(entry: Entry) -> None:
 
 
 def write_rest(entry: Entry, data: bytes, written: int) -> None:
-    """Go on after a write that was short."""
+    """Write what a write that was short has left."""
     if written <= 0:
         raise OSError(errno.EIO, "write made no progress")
     write_all(entry.mailbox.directories.disk, entry.fd, data[written:])
 
 
 def complete_stream(entry: Entry) -> None:
-    """Write the last of a message whose file there is already, and take that over."""
+    """Write the rest of a message that has a file already, and take that file over."""
     file = entry.file
     assert file is not None
     entry.stage = "write"
@@ -62,6 +173,5 @@ def complete_stream(entry: Entry) -> None:
     chunks = entry.chunks
     entry.fd = file.complete((chunks,) if isinstance(chunks, bytes) else chunks)
     entry.chunks = b""
-    for member in entry.family:
-        member.size, member.wire_size = file.content.size, file.content.wire_size
-        member.name = f"{member.name},S={member.size},W={member.wire_size}"
+    entry.size, entry.wire_size = file.content.size, file.content.wire_size
+    entry.name = f"{entry.name},S={entry.size},W={entry.wire_size}"

@@ -165,9 +165,11 @@ class _Fsyncs:
 
     def _take_calls(self, calls: CallsSideBySide) -> None:
         refused = self._refused
-        self.failures |= {refused[at]: failure for at, failure in list(calls.failures.items())}
         have = set(self.ended)
-        self.ended += [refused[at] for at in list(calls.ended) if refused[at] not in have]
+        ended = [refused[at] for at in list(calls.ended) if refused[at] not in have]
+        for at in list(calls.failures):  # after what has ended: a failure stands before its call has
+            self.failures[refused[at]] = calls.failures.pop(at)
+        self.ended += ended
 
     def leave_behind(self) -> None:
         """The context stays this one's until the last has ended."""

@@ -69,13 +69,13 @@ class CallsSideBySide:
                 call()
             except BaseException as exc:
                 self.failures[number] = exc
-            ended.append(number)
-            if self._is_left_behind or len(ended) == self._count:
-                with self._changed:
+            with self._changed:  # or who leaves this behind would not know whether to count it
+                ended.append(number)
+                if self._is_left_behind or len(ended) == self._count:
                     self._changed.notify_all()
-                    if self._is_left_behind:
-                        self._crew.widen(-1)
-                        return  # each that hung had one thread more
+                if self._is_left_behind:
+                    self._crew.widen(-1)
+                    return  # each that hung had one thread more
 
     def wait(self, timeout_s: float | None) -> bool:
         """See `Syncs.wait`."""

@@ -24,7 +24,7 @@ def check_newline(newline: Newline) -> Newline:
 
 
 def check_prefix(prefix: bytes) -> bytes:
-    """Return *prefix*, as exact bytes, if it is whole header lines; ValueError if it could end the header or split a field.
+    """Return *prefix*, as exact bytes, if it is whole header lines; ValueError if not.
 
     So nothing put into a prefix can add a body. Whether a line in it is a header somebody smuggled in cannot be seen
     here: whoever builds one from an envelope has to refuse addresses with CR or LF.

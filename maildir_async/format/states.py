@@ -16,7 +16,7 @@ A pair that is not in `TRANSITIONS` is an error of the caller.
 from enum import Enum
 from typing import Final
 
-__all__ = ["TRANSITIONS", "Event", "IllegalEventError", "State", "next_state"]
+__all__ = ["TRANSITIONS", "Event", "IllegalEventError", "State", "event_of_abort", "next_state"]
 
 
 class State(Enum):
@@ -70,6 +70,13 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 
 class IllegalEventError(RuntimeError):
     """An append was used in a way its state does not allow (started twice, for one)."""
+
+
+def event_of_abort(state: State, *, is_cancelled: bool) -> Event:
+    """Return what happens to a delivery in *state* that is given up."""
+    if not is_cancelled:
+        return Event.FAIL
+    return Event.CANCEL if state is State.RECEIVING else Event.WITHDRAW
 
 
 def next_state(state: State, event: Event) -> State:

@@ -11,20 +11,20 @@ import socket
 import time
 import weakref
 from asyncio import AbstractEventLoop
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from maildir_async.commit.entry import QUEUED, TAKEN, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.queue import Queue
-from maildir_async.errors import AppendError, MaildirError
+from maildir_async.errors import AppendError
 from maildir_async.helper.answers import delivered_from, error_from
+from maildir_async.helper.in_flight import InFlight, Stream, gone_error
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.protocol import Decoder, encode
+from maildir_async.helper.sender import Sender
 
-__all__ = ["RECEIVE_SIZE", "Channel", "InFlight", "Owner", "Stream", "names_in_use_by_helpers"]
+__all__ = ["RECEIVE_SIZE", "Channel", "Owner", "names_in_use_by_helpers"]
 
 RECEIVE_SIZE: Final = 256 * 1024
 
@@ -36,25 +36,6 @@ AT_ONCE: Final = 16
 LARGEST: Final = 2**30
 
 
-class Stream(Protocol):
-    """A message that goes to the helper chunk by chunk: `maildir_async.helper.spool.HelperSpool`."""
-
-    mailbox: Mailbox
-    plan: Plan
-
-    def acknowledged(self, size: int) -> None:
-        """Learn that so many bytes are stored, and that there is room for more."""
-        ...
-
-    def failed(self, error: MaildirError) -> None:
-        """Learn that it has come to nothing: the helper has nothing of it any more."""
-        ...
-
-    def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded, as asked, but for a *leftover*."""
-        ...
-
-
 class Owner(Protocol):
     """Who sees to what a dead helper leaves: `maildir_async.helper.delegation.Delegation`."""
 
@@ -62,25 +43,9 @@ class Owner(Protocol):
         """Take over what was *in_flight* when the connection came to its end."""
         ...
 
-
-@dataclass(slots=True)
-class InFlight:
-    """What the helper has been given and not answered yet.
-
-    Attributes:
-        mailbox: where it goes.
-        tmp_name: the name of its file in ``tmp/``; of a whole message the part before any comma.
-        name: the unique part of the name it is published under, once it is whole.
-        entry: the message, once it is whole.
-        stream: its stream, if it is one.
-
-    """
-
-    mailbox: Mailbox
-    tmp_name: str
-    name: str = ""
-    entry: Entry | None = None
-    stream: Stream | None = None
+    def abandoned(self, channel: "Channel") -> None:
+        """See to what *channel* has in flight, whose loop has been closed."""
+        ...
 
 
 def names_in_use_by_helpers() -> set[str]:
@@ -114,7 +79,7 @@ class Channel:
         self._number = 0
         self._turn: list[tuple[Any, ...] | Entry] = []  # what this turn of the loop has to send
         self._is_flush_due = False
-        self._unsent: deque[memoryview] = deque()
+        self._sender = Sender(loop, self._socket)
         self.closed = self.is_over = False
         # Not __del__: thrown away in one go with this, the socket would warn that it is open.
         self._abandoned = weakref.finalize(self, self._socket.close)
@@ -123,9 +88,12 @@ class Channel:
         _channels.add(self)
 
     def __del__(self) -> None:
-        # Thrown away with its loop, which was never closed: the helper finishes what is whole, and nobody learns of it.
-        if self._in_flight:
-            self._give_up_unanswered()
+        if not self._in_flight:
+            return
+        if self._socket.fileno() >= 0:  # its loop has been closed, and has let go of it
+            self._owner.abandoned(self)
+        else:  # its loop has been dropped, and all is thrown away in one go
+            self.give_up()
 
     @property
     def pending(self) -> int:
@@ -160,9 +128,13 @@ class Channel:
 
     def end(self, number: int, entry: Entry) -> None:
         """Have the stream published, which is whole with what *entry* holds: it cannot be withdrawn any more."""
-        in_flight = self._in_flight[number]
         entry.state = TAKEN
         entry.whole_at = entry.taken_at = time.monotonic()
+        in_flight = self._in_flight.get(number)
+        if in_flight is None:  # the stream has failed, and is about to learn that
+            entry.error = gone_error("the helper process ended")
+            self._queue.settle([entry])
+            return
         in_flight.entry, in_flight.name = entry, entry.mailbox.names.next()
         self._send(("end", number, in_flight.name, _joined(entry)))
 
@@ -203,8 +175,8 @@ class Channel:
         in_flight, self._in_flight = list(self._in_flight.values()), {}
         return in_flight
 
-    def _give_up_unanswered(self) -> None:
-        """Give back what messages hold whose outcome nobody will learn."""
+    def give_up(self) -> None:
+        """Give back what messages hold whose outcome nobody will learn: the helper finishes those that are whole."""
         entries = [item.entry for item in self._take_in_flight() if item.entry is not None]
         for entry in entries:
             entry.chunks = b""
@@ -245,9 +217,7 @@ class Channel:
                 pieces += encode(("discard", number))
                 self._refuse(number, exc, refused)
         if pieces:
-            self._unsent.append(memoryview(b"".join(pieces)))
-            if len(self._unsent) == 1:
-                self._write_out()
+            self._sender.send(b"".join(pieces))
         self._queue.settle(refused)
 
     def _refuse(self, number: int, exc: Exception, refused: list[Entry]) -> None:
@@ -272,31 +242,13 @@ class Channel:
         self._in_flight[number] = InFlight(entry.mailbox, name, name, entry)
         return ("append", number, _joined(entry), name, *_options(entry.mailbox, entry.plan))
 
-    def _write_out(self) -> None:
-        unsent = self._unsent
-        try:
-            while unsent:
-                sent = self._socket.send(unsent[0])
-                if sent == len(unsent[0]):
-                    unsent.popleft()
-                else:
-                    unsent[0] = unsent[0][sent:]
-        except BlockingIOError:
-            self.loop.add_writer(self._socket, self._writable)
-        except OSError:
-            unsent.clear()  # the reader is told what has become of the connection
-
-    def _writable(self) -> None:
-        self.loop.remove_writer(self._socket)
-        self._write_out()
-
     # Receiving.
 
     def _readable(self) -> None:
         if self._receive():
             return
         self.loop.remove_reader(self._socket)
-        self.loop.remove_writer(self._socket)
+        self._sender.stop()
         self._close()
         lost = self._take_in_flight()
         turn, self._turn = self._turn, []
@@ -341,8 +293,10 @@ class Channel:
                 entry.path, entry.name = delivered.path, delivered.key
                 entry.size, entry.wire_size = delivered.size, delivered.wire_size
                 entry.delivered = delivered
-            else:
+            elif kind == "failed":
                 entry.error = error_from(*answer)
+            else:  # the helper has ended without looking at its last chunk
+                entry.error = gone_error("the helper process ended")
             entry.chunks = b""
             settled.append(entry)
         elif stream is not None and kind == "failed":

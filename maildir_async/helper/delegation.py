@@ -11,7 +11,8 @@ from maildir_async.commit.entry import QUEUED
 from maildir_async.commit.queue import Queue
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.helper.channel import Channel, InFlight
+from maildir_async.helper.channel import Channel
+from maildir_async.helper.in_flight import InFlight
 from maildir_async.helper.process import END_S, Helper, HelperProcess
 from maildir_async.helper.recovery import give_up, recover
 
@@ -91,16 +92,20 @@ class Delegation:
         return channel
 
     def close_orphans(self) -> None:
-        """Close the channels of loops that have been closed. What the helper has of them whole is counted still."""
+        """Close the channels of loops that have been closed: the helper finishes what is whole, and drops the rest."""
         for key, channel in list(self._channels.items()):
             if channel.loop.is_closed() and not channel.closed:
-                channel.leave()
-                try:
-                    self._queue.committers.run(partial(self._drain, channel))
-                except RuntimeError:  # no thread to be had: this one
-                    self._drain(channel)
+                self.abandoned(channel)
                 if self._channels.get(key) is channel:
                     self._channels.pop(key, None)
+
+    def abandoned(self, channel: Channel) -> None:
+        """See to what *channel* has in flight, whose loop has been closed: it is counted by what becomes of it."""
+        channel.leave()
+        try:
+            self._queue.committers.run(partial(self._drain, channel))
+        except RuntimeError:  # no thread to be had
+            channel.give_up()
 
     def end(self) -> None:
         """Have the helper finish and end. Never waits. The next use starts another."""

@@ -17,7 +17,7 @@ from maildir_async.commit.target import Target
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import key_of
-from maildir_async.helper.channel import InFlight, Stream
+from maildir_async.helper.in_flight import InFlight, Stream, gone_error
 
 __all__ = ["give_up", "recover"]
 
@@ -47,7 +47,7 @@ def recover(lost: Iterable[InFlight]) -> tuple[list[Entry], list[Entry], list[tu
             if entry is not None and item.stream is None:
                 again.append(entry)
                 continue
-            error: MaildirError = AppendError("the helper process died", errno=errno.EPIPE, stage="receive")
+            error: MaildirError = gone_error()
         except BaseException as exc:
             error = _unknown(exc)
         _fail(item, error, over, failed)

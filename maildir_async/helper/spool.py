@@ -3,15 +3,15 @@
 The counterpart of `maildir_async.receive.spool`, with the same methods. On the loop's thread only.
 """
 
-import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.streamfile import StreamFile
-from maildir_async.errors import AppendError, MaildirError
+from maildir_async.errors import MaildirError
 from maildir_async.helper.channel import Channel
+from maildir_async.helper.in_flight import gone_error
 
 __all__ = ["Buffer", "HelperSpool", "Writer"]
 
@@ -23,15 +23,15 @@ class Writer(Protocol):
     """What has its message written: `maildir_async.receive.reception.Reception`."""
 
     def written(self) -> None:
-        """Go on: a chunk has been written, and there is room for another."""
+        """Called when a chunk has been written, and there is room for another."""
         ...
 
     def write_failed(self, exc: BaseException) -> None:
-        """End the delivery: *exc* went wrong."""
+        """Called with what went wrong: the delivery ends."""
         ...
 
     def quiet(self) -> None:
-        """Look again what there is to do: the helper has done with something."""
+        """Called when the helper has done with something."""
         ...
 
 
@@ -126,7 +126,9 @@ class HelperSpool:
         if self._channel is None:
             self._channel = self._ask_for_channel()
             if self._channel is None:
-                self._fail("there is no helper process, and this message was not begun without one")
+                if self._writer is not None:
+                    text = "there is no helper process, and this message was not begun without one"
+                    self._writer.write_failed(gone_error(text))
                 return
             self._number = self._channel.open(self)
         if self._number is not None:
@@ -140,9 +142,10 @@ class HelperSpool:
 
     def submit(self, entry: Entry) -> None:
         """Have the message committed, which is whole with what *entry* holds."""
-        if self._channel is None or self._number is None:
+        if self._channel is None:
             self._commit(entry)
         else:
+            assert self._number is not None  # or it has failed
             self._channel.end(self._number, entry)
 
     def discard(self) -> None:
@@ -160,7 +163,7 @@ class HelperSpool:
     # What the channel tells.
 
     def acknowledged(self, size: int) -> None:
-        """Learn that so many bytes are stored, and send on."""
+        """Called when *size* bytes are stored: send on."""
         self._is_writing = False
         self._content.size = size
         writer = self._writer
@@ -173,23 +176,30 @@ class HelperSpool:
                 writer.quiet()
 
     def failed(self, error: MaildirError) -> None:
-        """Learn that it has come to nothing."""
+        """Called when the message has come to nothing, by *error*."""
+        self._over()
         if self._is_discarded:
-            self.discarded("; ".join(getattr(error, "__notes__", ())) or None)
-            return
-        self._number = None
-        self._is_writing = False
-        if self._writer is not None:
+            self.leftover = "; ".join(getattr(error, "__notes__", ())) or None
+            self._quiet()
+        elif self._writer is not None:
             self._writer.write_failed(error)
 
     def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded, as asked."""
+        """Called when the message is discarded, but for a *leftover*."""
+        self._over()
+        if self._is_discarded:
+            self.leftover = leftover
+            self._quiet()
+        elif self._writer is not None:
+            error = gone_error("the helper process ended")
+            if leftover is not None:
+                error.add_note(leftover)
+            self._writer.write_failed(error)
+
+    def _over(self) -> None:
         self._number = None
         self._is_writing = False
-        self.leftover = leftover
+
+    def _quiet(self) -> None:
         if self._writer is not None:
             self._writer.quiet()
-
-    def _fail(self, text: str) -> None:
-        if self._writer is not None:
-            self._writer.write_failed(AppendError(text, errno=errno.EPIPE, stage="receive"))

@@ -36,13 +36,21 @@ class _GivenName(UniqueNames):
 
     def __init__(self, given: str) -> None:
         super().__init__(hostname="-")
-        self._given = [given] if given else []
+        self._given = given
 
     def next(self) -> str:
-        """Return it, once: there is no other."""
-        if not self._given:
-            raise FileExistsError(errno.EEXIST, "there is a file of the name that was drawn for the message")
-        return self._given.pop()
+        """Return it, however often."""
+        return self._given
+
+
+class _NoNames(UniqueNames):
+    """Gives none: the other process could not find a message by a name of ours."""
+
+    __slots__ = ()
+
+    def next(self) -> str:
+        """Refuse: whoever asks has found a file of the name that was drawn for his message."""
+        raise FileExistsError(errno.EEXIST, "there is a file of the name that was drawn for the message")
 
 
 class Work:
@@ -101,5 +109,4 @@ class Work:
         return self._queue.leading
 
 
-#: Another name than the one given would not be found by the process that has drawn that.
-_no_names: Final = _GivenName("")
+_no_names: Final = _NoNames(hostname="-")

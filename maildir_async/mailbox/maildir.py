@@ -5,12 +5,11 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
+from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.entry import Plan
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.rounds import names_in_use
 from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
@@ -27,7 +26,9 @@ from maildir_async.format.options import (
     MessageOptions,
     check_age,
     check_bool,
+    check_callback,
     check_count,
+    check_deadline,
     check_durability,
     check_file_mode,
     check_hostname,
@@ -38,11 +39,13 @@ from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
-from maildir_async.mailbox.statistics import MaildirStatistics
-from maildir_async.mailbox.whole import append_whole
+from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
+from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
+from maildir_async.receive.submission import plan_of
 from maildir_async.receive.task import AppendTask
+from maildir_async.receive.user_code import CallersContext
 
 __all__ = ["Maildir"]
 
@@ -88,18 +91,10 @@ class Maildir:
     ) -> None:
         if commit is not None and not isinstance(commit, GroupCommit):
             raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
-        if names is not None and not callable(getattr(names, "next", None)):
-            raise TypeError(f"names must be UniqueNames or None, not {names!r}")
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
-        hostname = check_hostname(hostname)
-        if names is not None and hostname is not None:
-            raise ValueError("names brings its own hostname")
-        self.mailbox = Mailbox(
-            Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create)),
-            names or names_for(hostname),
-            check_file_mode(file_mode),
-        )
+        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create))
+        self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
         self._commit = commit
@@ -113,7 +108,9 @@ class Maildir:
     @property
     def commit(self) -> GroupCommit:
         """The `GroupCommit` it shares syncs in."""
-        return self._commit or default_commit()
+        if self._commit is None:
+            self._commit = default_commit()
+        return self._commit
 
     def __repr__(self) -> str:
         return f"Maildir({self.path!r}, durability={self.durability})"
@@ -121,9 +118,7 @@ class Maildir:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         await self.aclose()
 
     async def create(self) -> None:
@@ -132,7 +127,7 @@ class Maildir:
         It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
         a directory, `AppendError` (stage ``create``) for what the system says.
         """
-        await self._in_thread(self.mailbox.directories.make)
+        await _in_thread(self, self.mailbox.directories.make)
 
     async def check_room(self, size: int = 0) -> None:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
@@ -143,7 +138,7 @@ class Maildir:
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self._in_thread(partial(self.mailbox.directories.check_room, size))
+        await _in_thread(self, partial(self.mailbox.directories.check_room, size))
 
     async def append(
         self,
@@ -186,20 +181,22 @@ class Maildir:
             AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
 
         """
-        if (
-            type(message) is bytes
-            and len(message) <= CHUNK_SIZE
-            and not flags
-            and not prefix
-            and newline == "keep"
-            and received_at is None
-            and durability is None
-            and size_limit is None
-            and self.size_limit is None
-            and on_progress is None
-            and deadline is DEADLINE
-        ):
-            return await append_whole(self.mailbox, self.commit, self._plan, message, len(message))
+        if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE:
+            commit, plan = self._commit or self.commit, self._plan
+            is_plain = flags == "" and prefix == b"" and newline == "keep" and deadline is DEADLINE
+            if not (is_plain and received_at is None and durability is None):
+                check_deadline(deadline)
+                level = self.durability if durability is None else durability
+                plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
+            limit = self.size_limit if size_limit is None else check_size_limit(size_limit)
+            if limit is not None:
+                refuse_large(self.mailbox, size, limit)
+            if on_progress is None:
+                return await append_whole(self.mailbox, commit, plan, message, size)
+            check_callback("on_progress", on_progress)
+            delivered = await append_whole(self.mailbox, commit, plan, message, size)
+            CallersContext().show(asyncio.get_running_loop(), on_progress, delivered.size)
+            return delivered
         if message is None:  # which an AppendTask takes, to be fed by hand
             check_message(message)
         return await AppendTask(
@@ -290,7 +287,7 @@ class Maildir:
         """
         index = Index()
         self.mailbox.listen(index)
-        await self._in_thread(lambda: index.load(self.mailbox.directories.messages()))
+        await _in_thread(self, lambda: index.load(self.mailbox.directories.messages()))
         return index
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
@@ -300,18 +297,11 @@ class Maildir:
         by whatever path. Less than 36 hours is safe only where no other process delivers to this maildir.
         """
         clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
-        return await self._in_thread(clean)
+        return await _in_thread(self, clean)
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
-        mailbox = self.mailbox
-        return MaildirStatistics(
-            in_flight=mailbox.in_flight + len(mailbox.live_tasks()),
-            delivered=mailbox.delivered,
-            uncertain=mailbox.uncertain,
-            failed=mailbox.failed,
-            bytes_stored=mailbox.bytes_stored,
-        )
+        return statistics_of(self.mailbox)
 
     async def aclose(self) -> None:
         """Take no more messages (`MaildirError`), and return when those in flight, on any loop, are settled.
@@ -323,12 +313,28 @@ class Maildir:
         while mailbox.in_flight or mailbox.live_tasks():
             # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
             await asyncio.wait([mailbox.drained(loop)], timeout=1.0)
+        while self.commit.queue.turns.has_to_tell(loop):  # noqa: ASYNC110 it takes turns of the loop, and no event
+            await asyncio.sleep(0)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        try:
-            return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
-        except OSError as exc:
-            raise append_error(exc, path=self.path, stage="create") from exc
+
+async def _in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
+    """Return what a worker thread has *call* return, through cancellation of every kind. AppendError for an OSError."""
+    try:
+        return await until_done(run_in_thread(asyncio.get_running_loop(), maildir.commit.streams.crew, call))
+    except OSError as exc:
+        raise append_error(exc, path=maildir.path, stage="create") from exc
+
+
+def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
+    """Return where names come from: one of the two says that, or neither."""
+    hostname = check_hostname(hostname)
+    if names is None:
+        return names_for(hostname)
+    if not callable(getattr(names, "next", None)):
+        raise TypeError(f"names must be UniqueNames or None, not {names!r}")
+    if hostname is not None:
+        raise ValueError("names brings its own hostname")
+    return names
 
 
 def _is_in_use(name: str) -> bool:

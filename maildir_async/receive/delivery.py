@@ -17,7 +17,7 @@ from maildir_async.commit.admission import Place
 from maildir_async.commit.entry import Chunks, Entry, Plan
 from maildir_async.errors import AppendError, UncertainAppendError, busy_error, closed_error
 from maildir_async.format.delivered import Delivered
-from maildir_async.format.states import Event, State, next_state
+from maildir_async.format.states import Event, State, event_of_abort, next_state
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.ending import Ending
 from maildir_async.receive.producers import Consumer, as_producer
@@ -45,6 +45,8 @@ class Delivery:
         verdict: why it is given up, once that is decided; its end may be still to come.
         ending: how it ends; from the start on.
         submission: the message in group commit, when it is whole.
+        place: among the pending deliveries, which is given back in the end.
+        unread: the message, if it is to be read and is not yet, and what takes it.
 
     """
 
@@ -65,9 +67,9 @@ class Delivery:
         self.verdict: BaseException | None = None
         self.ending: Ending | None = None
         self.reception: Reception | None = None  # while a message comes that is not whole at once
-        self._unread: tuple[Any, Consumer] | None = None  # the message, if it is to be read, and what takes it
+        self.unread: tuple[Any, Consumer] | None = None
         self.submission = Submission(maildir.mailbox, plan)
-        self._place: Place | None = None
+        self.place: Place | None = None
         self._timer: asyncio.TimerHandle | None = None
         # Made by the start:
         self._loop: asyncio.AbstractEventLoop
@@ -80,19 +82,14 @@ class Delivery:
         return self._loop.is_closed()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether its message is in group commit, or has been."""
+        return self.submission.is_made
+
+    @property
     def is_admitted(self) -> bool:
         """Whether it has a place among the pending deliveries: nothing is read or written before."""
-        return self._place is not None and self._place.granted
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether it is decided that it fails, or is cancelled."""
-        return self.verdict is not None
-
-    @property
-    def is_unread(self) -> bool:
-        """Whether it has a message that it is going to read itself."""
-        return self._unread is not None
+        return self.place is not None and self.place.granted
 
     @property
     def is_fed_by_hand(self) -> bool:
@@ -101,10 +98,6 @@ class Delivery:
         return is_receiving and (self.reception is None or self.reception.feed.producer is None)
 
     # Its beginning.
-
-    def take_place(self, place: Place) -> None:
-        """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
-        self._place = place
 
     def begin(self, message: Any, consumer: Consumer) -> None:
         """Begin on the running loop, and have *message*, unless it is None, read into *consumer*.
@@ -126,8 +119,8 @@ class Delivery:
             self.ending.tell()
             if self.state is State.IDLE:  # refused
                 self.state, self.verdict = next_state(self.state, Event.FAIL), exc
-                if self._place is not None:
-                    self._place.release()
+                if self.place is not None:
+                    self.place.release()
                 self.ending.settle(exc)
             else:
                 self._abort(failure_of(exc))
@@ -135,18 +128,18 @@ class Delivery:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, message: Any, consumer: Consumer) -> None:
         cost = cost_of(message)
-        if self._place is None:
-            self._place = self._commit.request_place(cost, loop, self._admitted)
-        if self._place is None:
+        if self.place is None:
+            self.place = self._commit.request_place(cost, loop, self._admitted)
+        if self.place is None:
             self._abort(busy_error())
             return
-        if type(message) is bytes and self._place.granted and cost <= CHUNK_SIZE:
+        if type(message) is bytes and self.place.granted and cost <= CHUNK_SIZE:
             self._take_whole(message)
             return
-        self._unread = None if message is None else (message, consumer)
+        self.unread = None if message is None else (message, consumer)
         # The timer also keeps the delivery while nobody else does: a loop forgets its timers when it is closed.
         self._timer = loop.call_later(self._deadline.total_seconds(), self._expired)
-        if self._place.granted:
+        if self.place.granted:
             self._admitted()
 
     def _take_whole(self, message: bytes) -> None:
@@ -159,7 +152,7 @@ class Delivery:
         """Begin to read, and to write: there is a place among the pending deliveries."""
         if self.verdict is not None:
             return
-        unread, self._unread = self._unread, None
+        unread, self.unread = self.unread, None
         reception = self.receiving()
         if unread is None:
             reception.admitted()
@@ -196,7 +189,7 @@ class Delivery:
             self.state = next_state(self.state, Event.DATA)
 
     def end_message(self) -> None:
-        """Learn that the message is whole. Ignored after an abort; RuntimeError if it has ended before."""
+        """Called when the message is whole. Ignored after an abort; RuntimeError if it has ended before."""
         if self.reception is not None:
             self.reception.feed.unregister()
         if self.verdict is None:
@@ -226,12 +219,11 @@ class Delivery:
                 self._submit(chunks)
 
     def _submit(self, chunks: Chunks) -> None:
-        self._maildir.mailbox.end_task(self, failed=False)  # group commit counts it from here on
         self.submission.make(
             chunks,
             loop=self._loop,
             commit=self._commit,
-            place=self._place,
+            place=self.place,
             settled=self._settled,
             to=self._commit if self.reception is None else self.reception.spool,
         )
@@ -269,9 +261,9 @@ class Delivery:
         if self.submission.is_made and not self.submission.withdraw(self._commit):
             return False
         self.verdict = verdict
-        self._unread = None
-        if self._place is not None:
-            self._place.release()
+        self.unread = None
+        if self.place is not None:
+            self.place.release()
         if self.state is State.IDLE:
             self.state = next_state(self.state, Event.CANCEL)
             return True
@@ -292,18 +284,14 @@ class Delivery:
                 return
             if self.reception.spool.leftover is not None:
                 self.verdict.add_note(self.reception.spool.leftover)
-        if not isinstance(self.verdict, asyncio.CancelledError):
-            event = Event.FAIL
-        else:
-            event = Event.CANCEL if self.state is State.RECEIVING else Event.WITHDRAW
-        self._end(event, self.verdict)
+        is_cancelled = isinstance(self.verdict, asyncio.CancelledError)
+        self._end(event_of_abort(self.state, is_cancelled=is_cancelled), self.verdict)
 
     def _end(self, event: Event, outcome: Delivered | BaseException) -> None:
         self.state = next_state(self.state, event)
         if self._timer is not None:
             self._timer.cancel()
-        if not self.submission.is_made:
-            self._maildir.mailbox.end_task(self, failed=True)
+        self._maildir.mailbox.end_task(self, failed=not self.submission.is_made)
         reception, self.reception = self.reception, None
         if reception is not None:
             reception.let_go()

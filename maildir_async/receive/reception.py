@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from maildir_async.disk.streamfile import StreamFile
-from maildir_async.errors import AppendError, MaildirError, MessageTooLargeError, append_error
+from maildir_async.errors import AppendError, MaildirError, append_error, too_large_error
 from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.spool import HelperSpool
 from maildir_async.receive.buffer import Buffer, Chunk, frozen
@@ -28,16 +28,18 @@ HARD_LIMIT: Final = 16 * 2**20
 
 
 class Owner(Protocol):
-    """Whose message it is: a `maildir_async.receive.delivery.Delivery`."""
+    """Whose message it is: a `maildir_async.receive.delivery.Delivery`.
+
+    Attributes:
+        verdict: why it is given up, once that is decided.
+
+    """
+
+    verdict: BaseException | None
 
     @property
     def is_admitted(self) -> bool:
         """Whether it has a place among the pending deliveries: nothing is written before."""
-        ...
-
-    @property
-    def is_given_up(self) -> bool:
-        """Whether it is decided that it fails, or is cancelled."""
         ...
 
     def fail(self, exc: BaseException) -> bool:
@@ -123,17 +125,16 @@ class Reception:
         """Whether a message of *size* bytes is past the limit: then the delivery has failed."""
         if self._size_limit is None or size <= self._size_limit:
             return False
-        text = f"the message has more than {self._size_limit} bytes"
-        self._delivery.fail(MessageTooLargeError(text, errno=errno.EFBIG, stage="receive"))
+        self._delivery.fail(too_large_error(self._size_limit))
         return True
 
     @property
     def has_room(self) -> bool:
         """Whether more may come. After an abort it may, so that nobody waits any longer."""
-        return self._delivery.is_given_up or (self._delivery.is_admitted and self.spool.has_room)
+        return self._delivery.verdict is not None or (self._delivery.is_admitted and self.spool.has_room)
 
     async def change(self) -> None:
-        """Return when there may be room, a file, or an end of it."""
+        """Return when there may be room, or a file, or the delivery has ended."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
@@ -162,7 +163,7 @@ class Reception:
                 step()
 
     def let_go(self) -> None:
-        """Break up: the delivery is over. These would keep each other until the garbage collector comes."""
+        """Let go of feed and spool, since the delivery is over: with this, they would keep each other."""
         self.spool.forget()
         self._changed()
         del self.feed, self.spool
@@ -174,7 +175,7 @@ class Reception:
         self._delivery.fail(exc if isinstance(exc, asyncio.CancelledError) else failure_of(exc))
 
     def written(self) -> None:
-        """Go on: a chunk has been written, and there is room for another."""
+        """Tell the progress and have the producer go on: a chunk has been written."""
         try:
             self._delivery.tell_progress()
         finally:  # a KeyboardInterrupt goes on to the loop, and costs nobody his mail
@@ -187,12 +188,12 @@ class Reception:
         self._delivery.fail(exc)
 
     def quiet(self) -> None:
-        """Look again what there is to do: something has ended that was at work."""
+        """Have the delivery commit or end, if it can now: something has ended that was at work for it."""
         self._delivery.go_on()
 
     def _made_room(self) -> None:
         self._changed()
-        if not self._delivery.is_given_up:
+        if self._delivery.verdict is None:
             self.feed.prompt()
 
     def _changed(self) -> None:

@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import BinaryIO, Protocol
 
 from maildir_async.commit.admission import Place
@@ -9,11 +10,31 @@ from maildir_async.commit.entry import Chunks, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.streamfile import StreamFile
-from maildir_async.format.content import Content
+from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Durability
+from maildir_async.format.names import check_flags
+from maildir_async.format.options import check_durability, nanoseconds
 from maildir_async.group_commit import GroupCommit
 
-__all__ = ["Maildir", "Submission"]
+__all__ = ["Maildir", "Submission", "plan_of"]
+
+
+def plan_of(
+    durability: Durability,
+    *,
+    flags: str,
+    received_at: datetime | float | None,
+    prefix: bytes,
+    newline: Newline,
+) -> Plan:
+    """Return the plan for a message of which this is asked. ValueError or TypeError for what is not valid."""
+    return Plan(
+        check_durability(durability),
+        check_flags(flags),
+        nanoseconds(received_at),
+        check_prefix(prefix),
+        check_newline(newline),
+    )
 
 
 class Maildir(Protocol):
@@ -71,7 +92,8 @@ class Submission:
         """Its file in ``tmp/``, once there has been one."""
         if self.file is not None and self.file.path:
             return self.file.path
-        name = "" if self._entry is None else self._entry.tmp_name
+        entry = self._entry
+        name = "" if entry is None else entry.tmp_name or (entry.name if entry.path else "")
         return f"{self.mailbox.directories.tmp}/{name}" if name else None
 
     @property

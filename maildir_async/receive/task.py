@@ -8,25 +8,22 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from maildir_async.commit.admission import Place
-from maildir_async.commit.entry import Entry, Plan
+from maildir_async.commit.entry import Entry
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import AppendError, BusyError
-from maildir_async.format.content import Newline, check_newline, check_prefix
+from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
-from maildir_async.format.names import check_flags
 from maildir_async.format.options import (
     DEADLINE,
     check_callback,
     check_deadline,
-    check_durability,
     check_size_limit,
-    nanoseconds,
 )
 from maildir_async.format.states import State
 from maildir_async.receive.delivery import Delivery
 from maildir_async.receive.sources import BytesLike, check_chunk, check_message
-from maildir_async.receive.submission import Maildir
+from maildir_async.receive.submission import Maildir, plan_of
 
 __all__ = ["AppendTask"]
 
@@ -69,13 +66,8 @@ class AppendTask:
             check_message(message)
         self._maildir = maildir
         self._message = message  # until the start
-        plan = Plan(
-            check_durability(maildir.durability if durability is None else durability),
-            check_flags(flags),
-            nanoseconds(received_at),
-            check_prefix(prefix),
-            check_newline(newline),
-        )
+        level = maildir.durability if durability is None else durability
+        plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
         self._delivery = Delivery(
             maildir,
             plan,
@@ -149,7 +141,7 @@ class AppendTask:
 
     def take_place(self, place: Place) -> None:
         """Go by *place*, which has been granted, and give it back in the end. To be called before the start."""
-        self._delivery.take_place(place)
+        self._delivery.place = place
 
     def link_into(self, mailboxes: Sequence[Mailbox]) -> None:
         """Have the message published in *mailboxes* too, as hard links to its file. To be called before the start.
@@ -239,7 +231,7 @@ class AppendTask:
         self._delivery.take(data)
 
     def expect_size(self, size: int) -> None:
-        """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
+        """Called with the size of the whole message: one too large is refused before anything of it is written."""
         self._delivery.receiving().is_too_large(size)
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
@@ -268,7 +260,7 @@ class AppendTask:
             self.begin()
 
     def _check_unread(self) -> None:
-        if self._delivery.is_unread:
+        if self._delivery.unread is not None:
             raise RuntimeError("this append has a message, which it reads itself")
 
     def _check_receiving(self) -> None:

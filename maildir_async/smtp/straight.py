@@ -6,12 +6,14 @@ from datetime import timedelta
 from typing import Final
 
 from maildir_async.commit.admission import Place
+from maildir_async.commit.entry import Entry, Plan
 from maildir_async.errors import AppendError, MaildirError, busy_error
-from maildir_async.format.content import Newline
+from maildir_async.format.content import Newline, check_prefix
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.states import State
 from maildir_async.mailbox.fan_out import Outcome
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.whole import begin_whole, refuse_large, settle
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.task import AppendTask
 
@@ -39,6 +41,7 @@ class Straight:
     __slots__ = (
         "_chunks",
         "_deadline",
+        "_entry",
         "_error",
         "_is_over",
         "_maildir",
@@ -59,7 +62,8 @@ class Straight:
         self._size = 0
         self._place: Place | None = None  # until the task has it
         self._waiting: asyncio.Future[None] | None = None  # for that
-        self._task: AppendTask | None = None  # for a message that is whole, or longer than a chunk
+        self._entry: Entry | None = None  # of a message that was whole before it was longer than a chunk
+        self._task: AppendTask | None = None  # for a longer one
         self._error: MaildirError | None = None
         self._is_over = False
 
@@ -108,19 +112,27 @@ class Straight:
         """Write what has come, but the last chunk, which is returned."""
         *chunks, last = self._chunks
         self._chunks = []
-        task = self._begin(None)
+        task = AppendTask(self._maildir, prefix=self._prefix, newline=self._newline, deadline=self._deadline)
+        assert self._place is not None
+        task.take_place(self._place)
+        task.begin()  # MaildirError if it has been closed
+        self._task, self._place = task, None  # which has the place from now on
         for chunk in chunks:
             task.write(chunk)
         return last
 
-    def _begin(self, whole: bytes | None) -> AppendTask:
-        """Have the message appended: as it is, or as it comes. It has the place from now on. MaildirError if closed."""
-        task = AppendTask(self._maildir, whole, prefix=self._prefix, newline=self._newline, deadline=self._deadline)
-        assert self._place is not None
-        task.take_place(self._place)
-        task.begin()
-        self._task, self._place = task, None
-        return task
+    async def _append_whole(self) -> None:
+        """Have a message delivered that is whole, and no longer than a chunk. MaildirError if it has been closed."""
+        chunks, self._chunks = self._chunks, []
+        message = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        place, self._place = self._place, None
+        assert place is not None
+        maildir = self._maildir
+        plan = Plan(maildir.durability, prefix=check_prefix(self._prefix), newline=self._newline)
+        if maildir.size_limit is not None:
+            refuse_large(maildir.mailbox, len(message), maildir.size_limit)
+        self._entry = begin_whole(maildir.mailbox, maildir.commit, plan, message, place)
+        await settle(maildir.commit, self._entry)
 
     def _lose(self, error: MaildirError) -> None:
         self._error = error
@@ -144,8 +156,7 @@ class Straight:
         """
         try:
             if self._task is None and not self._is_over:
-                chunks, self._chunks = self._chunks, []
-                self._begin(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                await self._append_whole()
             task = self._task
             if task is not None and not self._is_over:
                 if task.state is State.RECEIVING:
@@ -163,6 +174,8 @@ class Straight:
         """Return what has become of the message, when `finish` has returned or raised."""
         delivered: Delivered | None = None
         error = self._error
+        if self._entry is not None:
+            delivered, error = self._entry.delivered, self._entry.error
         try:
             if self._task is not None and self._task.future.done():
                 delivered = self._task.future.result()

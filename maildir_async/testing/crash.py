@@ -29,6 +29,7 @@ class _Inode:
         self.entries: dict[str, _Inode] = {}
         self.synced_entries: dict[str, _Inode] = {}
         self.ctime = time.time()
+        self.is_removed = False  # of a directory: it may be open, and takes nothing more
 
     @property
     def is_directory(self) -> bool:
@@ -90,6 +91,14 @@ class CrashDisk:
                 yield surviving(chance, random.Random(0))
             for seed in seeds:
                 yield surviving(0.5, random.Random(seed))
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory, as somebody else would."""
+        with self._changing():
+            parent, name = self._parent(path)
+            if parent.entries[name].entries:
+                raise _error(errno.ENOTEMPTY, path)
+            parent.entries.pop(name).is_removed = True
 
     @property
     def open_files(self) -> int:
@@ -250,6 +259,8 @@ class CrashDisk:
         directory = self._get(parent, begin)
         if not directory.is_directory:
             raise _error(errno.ENOTDIR, path)
+        if directory.is_removed:
+            raise _error(errno.ENOENT, path)
         return directory, name
 
     def _get(self, path: str, begin: int | None = None) -> _Inode:

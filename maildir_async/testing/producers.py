@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,8 +10,8 @@ from maildir_async.receive.sources import BytesLike
 
 __all__ = ["check_pull_producer", "check_push_producer"]
 
-#: Turns of the loop a producer gets to do what it has been asked to.
-PATIENCE_TURNS: Final = 10_000
+#: Seconds a producer gets from one chunk to the next. Turns of a loop would not do: a thread may have to read.
+PATIENCE_S: Final = 10.0
 
 
 class _RecordingConsumer:
@@ -21,6 +22,11 @@ class _RecordingConsumer:
         self.writes = 0
         self.ended = 0
         self.may_write = True
+        self._last_heard = time.monotonic()
+
+    def is_worth_waiting_for(self) -> bool:
+        """Return whether something came not so long ago, and it may be that more comes."""
+        return time.monotonic() < self._last_heard + PATIENCE_S
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
         raise AssertionError("a producer does not register itself while it is being checked")
@@ -34,6 +40,8 @@ class _RecordingConsumer:
         assert not self.ended, "a chunk was written after the end"
         self.received += data
         self.writes += 1
+        if data:
+            self._last_heard = time.monotonic()
 
 
 async def check_pull_producer(make: Callable[[Any], Any], expected: bytes) -> None:
@@ -43,7 +51,7 @@ async def check_pull_producer(make: Callable[[Any], Any], expected: bytes) -> No
     """
     consumer = _RecordingConsumer()
     producer = make(consumer)
-    for _ in range(len(expected) + PATIENCE_TURNS):
+    while len(consumer.received) <= len(expected) and consumer.is_worth_waiting_for():
         writes = consumer.writes
         await _done(producer.resume_producing())
         assert consumer.writes <= writes + 1, "more than one chunk was written for one resume_producing()"
@@ -68,7 +76,7 @@ async def check_push_producer(make: Callable[[Any], Any], expected: bytes) -> No
     """
     consumer = _RecordingConsumer()
     producer = make(consumer)
-    for _ in range(PATIENCE_TURNS):
+    while len(consumer.received) <= len(expected) and consumer.is_worth_waiting_for():
         writes = consumer.writes
         await asyncio.sleep(0.0001)  # what it reads may come from a thread
         if consumer.ended:
