@@ -6,7 +6,6 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +15,8 @@ import pytest
 
 from look import descriptors, until
 from maildir_async import AppendTask, Delivered, GroupCommit, Maildir, MaildirError, UncertainAppendError
-from maildir_async.commit import queue
 from maildir_async.commit.entry import Entry
+from maildir_async.commit.rounds import Round
 from maildir_async.disk import directories
 from maildir_async.format.names import UniqueNames
 from maildir_async.testing import Fault, FaultDisk
@@ -149,9 +148,9 @@ async def test_a_leader_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     first = asyncio.ensure_future(maildir.append(b"first"))
     if where in ("round", "memory"):
-        monkeypatch.setattr(queue, "Round", once(queue.Round))
+        monkeypatch.setattr("maildir_async.commit.queue.Round", once(Round))
     elif where == "driving":
-        monkeypatch.setattr(queue.Round, "drive", once(queue.Round.drive))
+        monkeypatch.setattr(Round, "drive", once(Round.drive))
     await gate.reached()
     if where == "names":
         monkeypatch.setattr(UniqueNames, "take", once(UniqueNames.take))
@@ -216,7 +215,9 @@ async def test_withdrawn_messages_leave_nothing_in_the_queue(tmp_path: Path) -> 
             task.cancel()
         await asyncio.wait(tasks)
         tasks.clear()
-    gc.collect()
+    del task
+    await turns(3)
+    gc.collect()  # a traceback has what was passed to it
     assert sys.getrefcount(message) == before
     assert commit.statistics().queued == len(commit.queue) == 0
     assert commit.statistics().pending == 1

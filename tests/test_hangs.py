@@ -50,8 +50,10 @@ class Batch:
         self.commit = GroupCommit(syncfs=scenario == "syncfs")
         self.maildirs = {name: self._maildir(root / name) for name in NAMES}
         self.other = self._maildir(root / "other")
-        self._faults = [Fault(fault.operation, fault.error, nth=fault.nth, path=fault.path, late=fault.late)
-                        for fault in SCENARIOS[scenario]]
+        self._faults = [
+            Fault(fault.operation, fault.error, nth=fault.nth, path=fault.path, late=fault.late)
+            for fault in SCENARIOS[scenario]
+        ]
         self._is_first_use = scenario == "first use"
         self.tasks: dict[str, list[asyncio.Future[Any]]] = {}
 
@@ -88,7 +90,8 @@ class Batch:
         for name, tasks in self.tasks.items():
             results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE_S)
             if name == "all":
-                told += [(b"all", outcome.delivered or outcome.error) for outcome in results[0]]
+                outcomes: Any = results[0]
+                told += [(b"all", outcome.delivered or outcome.error) for outcome in outcomes]
             else:
                 told += [(f"{name} {number}".encode(), result) for number, result in enumerate(results, 1)]
         there = sorted(
@@ -183,9 +186,12 @@ async def test_seventy_hung_syncs_stop_no_healthy_disk(tmp_path: Path, same: boo
 
 async def test_blocked_pipes_stop_no_message_of_another_group_commit(tmp_path: Path) -> None:
     """However many callers' files block their readers, another group commit has threads to read one of its own."""
-    blocked, healthy = Maildir(tmp_path / "blocked", commit=GroupCommit()), Maildir(tmp_path / "m", commit=GroupCommit())
+    blocked, healthy = (
+        Maildir(tmp_path / "blocked", commit=GroupCommit()),
+        Maildir(tmp_path / "m", commit=GroupCommit()),
+    )
     pipes = [os.pipe() for _ in range(64)]
-    files = [open(reader, "rb", buffering=0) for reader, _ in pipes]
+    files = [os.fdopen(reader, "rb", buffering=0) for reader, _ in pipes]
     reading = [asyncio.ensure_future(blocked.append(file)) for file in files]
     try:
         await _within_seconds(lambda: blocked.commit.readers.threads == 64)
@@ -193,8 +199,8 @@ async def test_blocked_pipes_stop_no_message_of_another_group_commit(tmp_path: P
         message["Subject"] = "not blocked"
         await _settle(healthy.append(message))
         await _settle(healthy.append(b"x" * 600_000), healthy.append([b"y"]))
-        with open(__file__, "rb") as file:
-            await _settle(healthy.append(file))
+        with open(__file__, "rb") as source:
+            await _settle(healthy.append(source))
     finally:
         for _, writer in pipes:
             os.close(writer)
@@ -217,7 +223,7 @@ async def test_each_that_was_left_behind_goes_its_own_way(tmp_path: Path, where:
     disk.faults.append(Fault(operation, gate=again, path=f"/a{where}"))
     hanging, other, third = (asyncio.ensure_future(maildir.append(b"message")) for maildir in (a, b, c))
     await asyncio.wait_for(third, PATIENCE_S)
-    assert not (hanging.done() or other.done())
+    assert [hanging.done(), other.done()] == [False, False]
     syncs.open()
     await asyncio.wait_for(other, PATIENCE_S)
     await again.reached()
