@@ -47,7 +47,7 @@ _MAILBOX = "451 4.2.0 Mailbox temporarily unavailable"
 _MAILBOX_FULL = "452 4.2.2 Mailbox full"
 _TOO_LARGE = "552 5.3.4 Message too large"
 
-#: The reply used when the cause has no entry in `SMTP_REPLIES`. A wrong 4xx costs a retry, a wrong 5xx loses mail.
+#: The reply where the cause has none of its own in `SMTP_REPLIES`. A wrong 4xx costs a retry, a wrong 5xx loses mail.
 DEFAULT_SMTP_REPLY = "451 4.3.0 Message not stored, try again later"
 
 SMTP_REPLIES: MutableMapping[int, str] = {

@@ -118,7 +118,7 @@ class GroupCommit:
         _commits.add(self)
 
     def statistics(self) -> CommitStatistics:
-        """Return what there is to know now. Never waits."""
+        """Return the numbers as they are now. Never waits."""
         return CommitStatistics(
             pending=self.admission.pending,
             pending_bytes=self.admission.pending_bytes,

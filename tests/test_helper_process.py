@@ -1302,7 +1302,7 @@ async def test_each_frame_fails_alone(tmp_path: Path, kind: str, monkeypatch: py
         maildir = Maildir(tmp_path / "m", commit=commit)
         await maildir.append(b"first use")
         pid = pid_of(commit)
-        monkeypatch.setattr("maildir_async.receive.task.check_newline", lambda newline: newline)
+        monkeypatch.setattr("maildir_async.receive.submission.check_newline", lambda newline: newline)
         message: Any = b"short" if kind == "short" else chunks_of(b"x" * LONG, 600_000)()
         bad = maildir.append(message, newline=cast(Any, Word.LF))  # of a kind that does not go over
         async with asyncio.timeout(30):

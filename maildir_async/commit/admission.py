@@ -110,7 +110,7 @@ class Admission:
         return True
 
     def give_back(self, count: int, cost: int) -> None:
-        """Take so many places back that `admit` has granted, of *cost* bytes in all."""
+        """Take *count* places back that `admit` has granted, of *cost* bytes in all."""
         with self._lock:
             self.pending -= count
             self.pending_bytes -= cost

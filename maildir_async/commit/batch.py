@@ -127,6 +127,7 @@ class Batch:
         self._lock = threading.Lock()
         self._hanging = 0  # threads that were left behind, and have not come back
         self._to_close: list[Target | Tmp] = []  # when they have
+        self._left: dict[int, Item | None] = {}  # what each of them has in hand, by the id of the hand
         _live.add(self)
 
     def depose(self) -> bool:
@@ -139,6 +140,7 @@ class Batch:
                 continue
             with self._lock:
                 self._hanging += 1
+                self._left[id(hand)] = item
             if item is not None:
                 self.drop([item])
             return True
@@ -151,13 +153,18 @@ class Batch:
         self.close_all([*tmps, *opened])
         _live.discard(self)
 
+    def left_behind(self, hand: Hand) -> tuple[bool, Item | None]:
+        """Return whether the driver with *hand* has been left behind, and with what."""
+        with self._lock:
+            return id(hand) in self._left, self._left.pop(id(hand), None)
+
     def tmp_of(self, entry: Entry) -> Tmp:
         """Return what is known of the ``tmp/`` of a message that has been written."""
         directories = entry.mailbox.directories
         return self.tmps[directories.disk, directories.tmp]
 
     def came_back(self) -> None:
-        """A thread that was left behind has nothing to do with this any more."""
+        """Called by a thread that was left behind, once it has nothing to do with this any more."""
         with self._lock:
             self._hanging -= 1
             closing, self._to_close = ([], self._to_close) if self._hanging else (self._to_close, [])
@@ -193,7 +200,7 @@ class Batch:
         self.moves += 1
 
     def drop(self, items: Iterable[Item]) -> None:
-        """Have those leave the round, with all that hangs on them."""
+        """Take *items* out of the round, with all that depends on them."""
         gone: set[Entry] = set()
         targets: set[Item] = set()
         for item in items:
@@ -233,7 +240,7 @@ _left_behind: Final[set[Entry]] = set()
 
 
 def settled(entries: Iterable[Entry]) -> None:
-    """Nothing acts for *entries* any more."""
+    """Forget *entries*, for which nothing acts any more."""
     _left_behind.difference_update(entries)
 
 

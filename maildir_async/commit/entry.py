@@ -93,9 +93,9 @@ class Entry:
     """
 
     __slots__ = (
-        *("chunks", "copy", "cost", "delivered", "durability", "error", "fd", "fell_with_source", "file", "future"),
-        *("generation", "links", "loop", "mailbox", "name", "path", "place", "plan", "reserve_fd", "size", "source"),
-        *("stage", "state", "taken_at", "target", "tmp_name", "warnings", "whole_at", "wire_size"),
+        *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
+        *("file", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan", "reserve_fd"),
+        *("size", "source", "stage", "state", "taken_at", "tmp_name", "warnings", "whole_at", "wire_size"),
     )
 
     def __init__(
@@ -131,7 +131,7 @@ class Entry:
         self.reserve_fd = -1  # another descriptor of the same, while links are made
         self.size = self.wire_size = 0
         self.path = ""
-        self.target: tuple[int, ...] | None = None  # the identity of the directory it was published in
+        self.directory_id: tuple[int, ...] | None = None  # the identity of the directory it was published in
         self.durability = plan.durability
         self.warnings: list[str] | None = None
         self.copy: BinaryIO | None = None
@@ -152,7 +152,7 @@ class Entry:
         self.warnings.append(warning)
 
     def fail(self, exc: BaseException) -> None:
-        """Not delivered, for *exc*: remove what there is of it. Links that have been made stay. Blocks."""
+        """Have it fail with *exc*, and remove its file from ``tmp/``. Links that have been made stay. Blocks."""
         if self.error is not None:
             return
         self.error = append_error(exc, path=self.mailbox.directories.path, stage=self.stage)
@@ -198,7 +198,7 @@ class Entry:
         self.mailbox.directories.disk.sync(self.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what the sync of its file came to. Blocks."""
+        """Called when the sync of its file has ended, with the *failure* of that, if it failed. Blocks."""
         if failure is not None:
             self.stage = "sync"
             self.fail(failure)
@@ -212,7 +212,7 @@ class Entry:
         self.fd = self.reserve_fd = -1
 
     def give_up(self, exc: BaseException) -> None:
-        """Its round has failed as a whole, by a mistake of ours or for want of memory. Blocks."""
+        """Have it fail with *exc*, by which its round has failed: a mistake of ours, or want of memory. Blocks."""
         if self.error is None:
             if self.path:
                 self.directory_failed(OSError(errno.EIO, f"{type(exc).__name__}: {exc}"))
@@ -220,7 +220,7 @@ class Entry:
                 self.fail(exc)
 
     def directory_failed(self, exc: BaseException) -> None:
-        """It is visible, but the sync of its directory has failed, or cannot be on this file system."""
+        """Have it fail, though visible, as its directory's sync has; or warn, where there is no such sync."""
         if self.error is not None:
             return
         reason = (exc.strerror if isinstance(exc, OSError) else None) or f"{type(exc).__name__}: {exc}"
@@ -235,7 +235,7 @@ class Entry:
         self.error.__cause__ = exc
 
     def conclude(self, now: float) -> None:
-        """Say what came of it: `delivered`, unless there is an `error`."""
+        """Give it its outcome: `delivered`, unless there is an `error`."""
         if self.error is not None or self.delivered is not None:
             return
         draft, plan = DeliveredDraft(), self.plan

@@ -20,7 +20,7 @@ class Listener(Protocol):
     """Who wants to know of each message delivered: `maildir_async.mailbox.index.Index`."""
 
     def append(self, delivered: Delivered) -> None:
-        """Learn of a message, in a worker thread, in the order of publication."""
+        """Called with each message, in a worker thread, in the order of publication."""
         ...
 
 
@@ -56,7 +56,7 @@ class Mailbox:
         closed: whether it takes no more messages.
         in_flight: whole messages that are not settled.
         tasks: what sees to messages that are not whole at once, until they have their outcome.
-        delivered, uncertain, failed, bytes_stored: see `maildir_async.MaildirStatistics`.
+        delivered, uncertain, failed, bytes_stored: see `maildir_async.mailbox.statistics.MaildirStatistics`.
 
     """
 
@@ -102,7 +102,7 @@ class Mailbox:
         return True
 
     def end_task(self, task: Task, *, failed: bool) -> None:
-        """The message has its outcome; it *failed* before it was whole, and counted as that."""
+        """Count out *task*, whose message has its outcome; one that *failed* before it was whole is counted as that."""
         with self._lock:
             if self.tasks is not None:
                 self.tasks.discard(task)
@@ -116,7 +116,7 @@ class Mailbox:
             return [task for task in list(self.tasks or ()) if not task.is_orphan]
 
     def enter(self) -> None:
-        """Count a message in that has begun before."""
+        """Count in an entry of a message that has begun before."""
         with self._lock:
             self.in_flight += 1
 
@@ -154,7 +154,7 @@ class Mailbox:
                     listener.append(entry.delivered)
 
     def withdrawn(self) -> None:
-        """A message that was counted in has come to nothing: refused, cancelled, or failed before it was whole."""
+        """Count out a message that has come to nothing: refused, cancelled, or failed before it was whole."""
         with self._lock:
             self.in_flight -= 1
             self.failed += 1

@@ -73,7 +73,7 @@ class Publishing:
                     else:
                         if warning is not None:
                             entry.warn(warning)
-                        entry.target = target.identity
+                        entry.directory_id = target.identity
                         entry.tmp_name = ""
                         entry.path = f"{path}/{name}"
             except BaseException as exc:
@@ -126,7 +126,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
         if found is not None and found is not target:
             found.close()
         raise
-    entry.target = found.identity
+    entry.directory_id = found.identity
     return found
 
 
@@ -186,7 +186,7 @@ def _end_links(entry: Entry) -> None:
 
 
 def wants_copy(link: Entry) -> bool:
-    """Whether *link* has failed where a copy may not."""
+    """Whether *link* has failed in a way that a copy of the file may not."""
     if link.error is None or link.fell_with_source:
         return False
     return link.error.stage == "publish" and link.error.errno in UNLINKABLE

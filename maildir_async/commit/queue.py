@@ -9,20 +9,19 @@ import errno
 import threading
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import Final
 
 from maildir_async.commit.admission import Admission
+from maildir_async.commit.alone import Alone
 from maildir_async.commit.batch import Item, LeftBehind, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
-from maildir_async.commit.target import FileSystem, Target
 from maildir_async.commit.turns import Turns
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
@@ -69,6 +68,7 @@ class Queue:
         self.patience_s = PATIENCE_S
         self.committers = Crew(COMMITTERS, "maildir-commit")
         self.syncers = Crew(SYNCERS, "maildir-sync")
+        self._alone = Alone(self)
         self.reset()
 
     def reset(self) -> None:
@@ -79,7 +79,6 @@ class Queue:
         self._postponed: list[Entry] = []  # taken, and left for the next round
         self.turns = Turns(self._hand_over)
         self._round: Round | None = None
-        self._alone = 0  # rounds of what was left behind
         self.leading = False
         self.batches = 0
         self.messages = 0
@@ -127,7 +126,7 @@ class Queue:
         self.settle(entries)
 
     def _take(self, count: int) -> list[Entry]:
-        """Begin with as many as *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
+        """Take the first *count* messages: from here on they cannot be withdrawn. Called with the lock held."""
         waiting = self._waiting
         if count >= len(waiting):
             batch = list(waiting)
@@ -169,7 +168,7 @@ class Queue:
                 if round_ is not None:
                     round_.came_back()
                 if left.item is not None:
-                    self._finish(left.item, left.step)
+                    self._alone.finish(left.item, left.step)
             finally:
                 self.committers.widen(-1)
         except BaseException as exc:  # a mistake of ours, or no memory: all get an answer, and the next one a leader
@@ -217,72 +216,14 @@ class Queue:
                     self._lead(round_)
         return now
 
-    # What was left behind.
-
     def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
-        self._apart(partial(self._finish_syncs, syncs, items, step))
-
-    def _finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
-        while items:
-            ended = [number for number in list(syncs.ended) if number in items]
-            if not ended:  # some may have ended while they were left behind
-                syncs.wait(None)
-            for number in ended:
-                item, failure = items.pop(number), syncs.failures.pop(number, None)
-                for each in item.entries if isinstance(item, FileSystem) else (item,):
-                    self._apart(partial(self._finish_synced, each, failure, step))
-
-    def _finish_synced(self, item: Item, failure: BaseException | None, step: int) -> None:
-        item.sync_ended(failure)
-        self._finish(item, step)
-
-    def _apart(self, job: Callable[[], object]) -> None:
-        """Have *job*, which may hang, done in a thread of its own, that nobody else lacks."""
-        self.committers.widen(1)
-
-        def run() -> None:
-            try:
-                job()
-            finally:
-                self.committers.widen(-1)
-
-        try:
-            self.committers.run(run)
-        except RuntimeError:  # no other thread to be had: this one
-            run()
-
-    def _finish(self, item: Item, step: int) -> None:
-        """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
-        entries: Iterable[Entry]
-        if isinstance(item, Entry):
-            round_ = Round.of_one(item, self, step)
-            entries = round_.entries
-            try:
-                round_.drive()
-            except BaseException as exc:
-                for entry in entries:
-                    entry.give_up(exc)
-                round_.close()
-                self.settle(list(entries))
-                raise
-            self.settle(list(entries))
-            return
-        if isinstance(item, FileSystem):
-            for entry in item.entries:
-                self._apart(partial(self._finish, entry, step))
-            return
-        if isinstance(item, Target):
-            item.sync_above()
-        for target in (item,) if isinstance(item, Target) else item.targets:
-            if target.let_go():
-                target.close()
-                self.settle(target.entries)
+        """Have those of *items*, by their numbers, whose syncs hang finished, each when its sync has ended."""
+        self._alone.apart(partial(self._alone.finish_syncs, syncs, items, step))
 
     # The end.
 
     def settle(self, entries: list[Entry]) -> None:
-        """Nothing acts for *entries* any more: count them, give their places back, and have their loops told."""
+        """Count *entries*, for which nothing acts any more, give their places back, and have their loops told."""
         if not entries:
             return
         now = time.monotonic()

@@ -18,7 +18,7 @@ import contextlib
 import errno
 import os
 
-from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper
+from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper, LeftBehind
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.publishing import Publishing
 from maildir_async.commit.syncing import DirectorySyncing, FileSyncing
@@ -59,7 +59,7 @@ class Round(Batch):
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
                 round_.opened.append(target)
-                if target.identity != entry.target:
+                if target.identity != entry.directory_id:
                     raise OSError(errno.ESTALE, "it has been replaced meanwhile", target.path)
                 target.entries.append(entry)
             except BaseException as exc:
@@ -74,15 +74,25 @@ class Round(Batch):
         """
         hand: Hand = {}
         self.hand = hand
-        while self.step < OVER:
-            if self.step == WRITE:
-                self._writing.work(hand)
-            elif self.step == SYNC:
-                self._syncing.work(hand)
-            elif self.step == PUBLISH:
-                self._publishing.work(hand)
-            else:
-                self._syncing_directories.work(hand)
-            self.step += 1
-            self.moves += 1
+        step = self.step
+        try:
+            while (step := self.step) < OVER:
+                if step == WRITE:
+                    self._writing.work(hand)
+                elif step == SYNC:
+                    self._syncing.work(hand)
+                elif step == PUBLISH:
+                    self._publishing.work(hand)
+                else:
+                    self._syncing_directories.work(hand)
+                self.step += 1
+                self.moves += 1
+        except LeftBehind:
+            self.left_behind(hand)
+            raise
+        except BaseException as exc:  # a mistake of ours: if this thread drives no more, it is not the round's end
+            has_left, item = self.left_behind(hand)
+            if has_left:
+                raise LeftBehind(item, step) from exc
+            raise
         self.close()

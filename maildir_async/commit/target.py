@@ -62,7 +62,7 @@ class Target:
         self.disk.sync(self.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what its sync came to, or one above it. Never raises."""
+        """Called when its sync has ended, or one above it, with the *failure* of that, if it failed. Never raises."""
         warnings, self.warnings = self.warnings, []
         for warning in warnings:
             self._warn(warning)
@@ -87,7 +87,7 @@ class Target:
         self.found_durable()
 
     def found_durable(self) -> None:
-        """What is above it has been synced, unless that failed."""
+        """Remember that what is above it has been synced, unless that failed."""
         if self.above:
             self.directories.found_durable(self.path, self.identity)
 
@@ -145,7 +145,7 @@ class Above:
             disk.close(fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what that came to. Never raises."""
+        """Called when its sync has ended, with the *failure* of that, if it failed. Never raises."""
         for target in self.targets:
             target.sync_ended(failure)
 
@@ -165,7 +165,7 @@ class FileSystem:
         eldest.mailbox.directories.disk.sync_file_system(eldest.fd)
 
     def sync_ended(self, failure: BaseException | None) -> None:
-        """Learn what that came to. Never raises."""
+        """Called when its sync has ended, with the *failure* of that, if it failed. Never raises."""
         if failure is not None:
             for entry in self.entries:
                 entry.stage = "sync"

@@ -104,7 +104,7 @@ class Turns:
 
 
 class _Turn:
-    """What one loop has submitted, and is to be told. Its pending callbacks alone keep it, and so nothing the loop."""
+    """What one loop has submitted, and is to be told. Pending callbacks alone keep it: nothing here keeps a loop."""
 
     __slots__ = ("__weakref__", "begun_at", "is_telling", "loop", "settled", "submitted", "told_at")
 

@@ -28,7 +28,7 @@ class UncancellableFuture(asyncio.Future[T]):
     """
 
     def cancel(self, msg: Any = None) -> bool:
-        """Refuse."""
+        """Refuse, and return False."""
         return False
 
 
@@ -46,22 +46,22 @@ async def until_done(future: asyncio.Future[T]) -> T:
 def run_in_thread(
     loop: asyncio.AbstractEventLoop, crew: Crew, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> UncancellableFuture[T]:
-    """Have a thread of *crew* call *fn*, and return what awaits the outcome to the very end.
+    """Have a thread of *crew* call *fn*, and return what awaits its result to the very end.
 
     The call is made even if the loop never runs again.
     """
-    outcome: UncancellableFuture[T] = UncancellableFuture(loop=loop)
+    result: UncancellableFuture[T] = UncancellableFuture(loop=loop)
 
     def job() -> None:
         try:
-            settle = partial(outcome.set_result, fn(*args, **kwargs))
+            settle = partial(result.set_result, fn(*args, **kwargs))
         except StopIteration as exc:  # which no future takes
-            settle = partial(outcome.set_exception, RuntimeError(f"StopIteration raised by {fn!r}: {exc}"))
+            settle = partial(result.set_exception, RuntimeError(f"StopIteration raised by {fn!r}: {exc}"))
         except BaseException as exc:
-            settle = partial(outcome.set_exception, exc)
+            settle = partial(result.set_exception, exc)
         # A closed loop has nobody left to tell.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle)
 
     crew.run(job)
-    return outcome
+    return result

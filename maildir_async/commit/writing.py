@@ -90,7 +90,7 @@ class Writing:
                 self._batch.postpone([entry, *todo])
 
     def _draw_names(self) -> None:
-        """Names in the order of publication, which is when the mail arrives. Some have been given theirs."""
+        """Give names to those that have none: in the order of publication, which is when the mail arrives."""
         entries = [entry for entry in self._batch.entries if not entry.name]
         if not entries:
             return
@@ -157,14 +157,14 @@ def rename(entry: Entry) -> None:
 
 
 def write_rest(entry: Entry, data: bytes, written: int) -> None:
-    """Go on after a write that was short."""
+    """Write what a write that was short has left."""
     if written <= 0:
         raise OSError(errno.EIO, "write made no progress")
     write_all(entry.mailbox.directories.disk, entry.fd, data[written:])
 
 
 def complete_stream(entry: Entry) -> None:
-    """Write the last of a message whose file there is already, and take that over."""
+    """Write the rest of a message that has a file already, and take that file over."""
     file = entry.file
     assert file is not None
     entry.stage = "write"

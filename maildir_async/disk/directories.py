@@ -23,7 +23,7 @@ SUBDIRECTORIES: Final = ("cur", "new", "tmp")
 _durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
 
 _DURABLE_MAX: Final = (
-    32768  # entries of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
+    32768  # directories, of about 300 bytes, two a maildir; a forgotten one costs two syncs at its next use
 )
 
 
@@ -254,11 +254,11 @@ class Directories:
         """
         missing = self.missing() if self.create else []
         paths = [
-            f"{self.subdirectory(name)}/{entry}"
-            for name in ("new", "cur")
-            if name not in missing
-            for entry in self._listdir(name)
-            if not entry.startswith(".")  # every reader skips these
+            f"{self.subdirectory(where)}/{name}"
+            for where in ("new", "cur")
+            if where not in missing
+            for name in self._listdir(where)
+            if not name.startswith(".")  # every reader skips these
         ]
         return sorted(paths, key=lambda path: _arrival(os.path.basename(path)))
 
@@ -276,11 +276,11 @@ class Directories:
         """
         removed: list[str] = []
         now = time.time()
-        for entry in self._listdir("tmp"):
-            path = f"{self.tmp}/{entry}"
+        for name in self._listdir("tmp"):
+            path = f"{self.tmp}/{name}"
             try:
                 found = self.disk.stat(path)
-                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or is_in_use(entry):
+                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or is_in_use(name):
                     continue
                 self.disk.unlink(path)
             except FileNotFoundError:

@@ -72,7 +72,7 @@ class Crew(Executor):
         """Do nothing: idle threads end by themselves, and the crew can be used again at any time."""
 
     def widen(self, more: int) -> None:
-        """Have up to so many threads more: others of them hang, and are to hold up nobody. Negative: fewer again."""
+        """Allow *more* threads: as many hang, and are to hold up nobody. Negative: fewer again."""
         with self._lock:
             self._size += more
             if more > 0 and self._unfinished > self._threads and self._threads < self._size:

@@ -68,7 +68,7 @@ class UniqueNames:
         return self.take(1)[0]
 
     def take(self, count: int) -> list[str]:
-        """Return so many new unique names, in their order. Any thread may call this."""
+        """Return *count* new unique names, in their order. Any thread may call this."""
         with _process.lock:
             # Never the same or an earlier microsecond twice, as Dovecot does: it hands out UIDs in the order
             # of seconds, then of M as an integer, so M must be true microseconds and time must not go back.

@@ -46,7 +46,7 @@ class MessageOptions(TypedDict, total=False):
 
 
 class AppendOptions(MessageOptions, total=False):
-    """All of them."""
+    """All options of `maildir_async.Maildir.append`, which explains them."""
 
     on_progress: Callable[[int], object] | None
 

@@ -48,7 +48,7 @@ class _Stream:
 
 
 class Connection:
-    """One loop of the other process."""
+    """The connection of one loop of the other process."""
 
     def __init__(self, work: Work, connection: socket.socket) -> None:
         self._work = work

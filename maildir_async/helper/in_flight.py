@@ -23,15 +23,15 @@ class Stream(Protocol):
     plan: Plan
 
     def acknowledged(self, size: int) -> None:
-        """Learn that so many bytes are stored, and that there is room for more."""
+        """Called when *size* bytes are stored, and there is room for more."""
         ...
 
     def failed(self, error: MaildirError) -> None:
-        """Learn that it has come to nothing: the helper has nothing of it any more."""
+        """Called when it has come to nothing, by *error*: the helper has nothing of it any more."""
         ...
 
     def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded, but for a *leftover*: as was asked, or since the helper ends."""
+        """Called when it is discarded, but for a *leftover*: as was asked, or since the helper ends."""
         ...
 
 

@@ -215,7 +215,7 @@ class Helper:
             return self._process, True
 
     def lost(self, process: HelperProcess) -> None:
-        """Learn that *process* has died, or could not be started."""
+        """Called when *process* has died, or could not be started."""
         with self._lock:
             if self._process is process:
                 self._process = None

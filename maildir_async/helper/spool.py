@@ -23,15 +23,15 @@ class Writer(Protocol):
     """What has its message written: `maildir_async.receive.reception.Reception`."""
 
     def written(self) -> None:
-        """Go on: a chunk has been written, and there is room for another."""
+        """Called when a chunk has been written, and there is room for another."""
         ...
 
     def write_failed(self, exc: BaseException) -> None:
-        """End the delivery: *exc* went wrong."""
+        """Called with what went wrong: the delivery ends."""
         ...
 
     def quiet(self) -> None:
-        """Look again what there is to do: the helper has done with something."""
+        """Called when the helper has done with something."""
         ...
 
 
@@ -163,7 +163,7 @@ class HelperSpool:
     # What the channel tells.
 
     def acknowledged(self, size: int) -> None:
-        """Learn that so many bytes are stored, and send on."""
+        """Called when *size* bytes are stored: send on."""
         self._is_writing = False
         self._content.size = size
         writer = self._writer
@@ -176,7 +176,7 @@ class HelperSpool:
                 writer.quiet()
 
     def failed(self, error: MaildirError) -> None:
-        """Learn that it has come to nothing."""
+        """Called when the message has come to nothing, by *error*."""
         self._over()
         if self._is_discarded:
             self.leftover = "; ".join(getattr(error, "__notes__", ())) or None
@@ -185,7 +185,7 @@ class HelperSpool:
             self._writer.write_failed(error)
 
     def discarded(self, leftover: str | None) -> None:
-        """Learn that it is discarded."""
+        """Called when the message is discarded, but for a *leftover*."""
         self._over()
         if self._is_discarded:
             self.leftover = leftover

@@ -22,7 +22,7 @@ from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.mailbox.shared_file import SharedFile, Target, find_same
+from maildir_async.mailbox.shared_file import Part, SharedFile, find_same
 from maildir_async.receive.producers import read_all
 from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
@@ -118,7 +118,7 @@ class FanOut:
         else:
             checked = {prefix: check_prefix(prefix) for prefix in set(prefixes)}
             prefixes = [checked[prefix] for prefix in prefixes]
-        self._targets = [Target(maildir, prefix) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
+        self._parts = [Part(maildir, prefix) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
         limits = [maildir.size_limit for maildir in maildirs if maildir.size_limit is not None]
         if options.get("size_limit") is None and limits:
             options["size_limit"] = min(limits)
@@ -154,16 +154,16 @@ class FanOut:
         if self._places is not None:
             raise RuntimeError("it has been opened before")
         self._places = {}
-        cost *= len({target.prefix for target in self._targets}) or 1
+        cost *= len({part.prefix for part in self._parts}) or 1
         try:
             # In the same order for all: of two messages for the same two, neither waits for what the other has.
-            for commit in sorted({target.maildir.commit for target in self._targets}, key=id):
+            for commit in sorted({part.maildir.commit for part in self._parts}, key=id):
                 if not self._over:
                     await self._request_place(commit, cost)
         except BaseException:
             self.abort()
             raise
-        if self._targets and not self._places and not self._over:
+        if self._parts and not self._places and not self._over:
             self.abort()
             raise busy_error()
 
@@ -171,9 +171,9 @@ class FanOut:
         loop = asyncio.get_running_loop()
         place = commit.request_place(cost, loop, self._wake)
         if place is None:
-            for target in self._targets:
-                if target.maildir.commit is commit:
-                    target.error = busy_error()
+            for part in self._parts:
+                if part.maildir.commit is commit:
+                    part.error = busy_error()
             return
         assert self._places is not None
         self._places[commit] = place
@@ -235,12 +235,12 @@ class FanOut:
     def outcomes(self) -> list[Outcome]:
         """Return what has become of the message in each maildir, when `finish` has returned or raised."""
 
-        def outcome(target: Target) -> Outcome:
-            told = target.same_as or target
-            error = self._refusal or told.error or _given_up(target)
-            return Outcome(target.maildir, told.delivered, None if told.delivered else error)
+        def outcome(part: Part) -> Outcome:
+            told = part.same_as or part
+            error = self._refusal or told.error or _given_up(part)
+            return Outcome(part.maildir, told.delivered, None if told.delivered else error)
 
-        return [outcome(target) for target in self._targets]
+        return [outcome(part) for part in self._parts]
 
     async def _settle(self) -> None:
         await self._open_if_not_yet()
@@ -283,18 +283,18 @@ class FanOut:
     async def _begin(self, *, whole: bool) -> None:
         """Have the first maildir of each group take what has come."""
         assert self._places is not None
-        targets = self._targets
-        keys = list[object](target.maildir.commit for target in targets)
-        if len({target.prefix for target in targets}) < len(targets):
-            crew = targets[0].maildir.commit.streams.crew
-            look = run_in_thread(asyncio.get_running_loop(), crew, partial(find_same, targets, self._places))
+        parts = self._parts
+        keys = list[object](part.maildir.commit for part in parts)
+        if len({part.prefix for part in parts}) < len(parts):
+            crew = parts[0].maildir.commit.streams.crew
+            look = run_in_thread(asyncio.get_running_loop(), crew, partial(find_same, parts, self._places))
             keys = await until_done(look)
         if self._over:  # given up meanwhile
             return
-        by_key: dict[object, list[Target]] = {}
-        for key, target in zip(keys, targets, strict=True):
-            if target.same_as is None and target.maildir.commit in self._places:
-                by_key.setdefault((key, target.prefix), []).append(target)
+        by_key: dict[object, list[Part]] = {}
+        for key, part in zip(keys, parts, strict=True):
+            if part.same_as is None and part.maildir.commit in self._places:
+                by_key.setdefault((key, part.prefix), []).append(part)
         self._groups = [
             SharedFile(group, self._places[group[0].maildir.commit], self._options) for group in by_key.values()
         ]
@@ -302,6 +302,6 @@ class FanOut:
             group.begin(self._head or [], whole=whole)
 
 
-def _given_up(target: Target) -> MaildirError:
-    text = f"{target.maildir.path}: the delivery was given up"
+def _given_up(part: Part) -> MaildirError:
+    text = f"{part.maildir.path}: the delivery was given up"
     return AppendError(text, errno=errno.ECANCELED, stage="receive")

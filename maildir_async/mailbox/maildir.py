@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
 
 from maildir_async.commit.batch import names_in_use
@@ -40,7 +39,7 @@ from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.many import settle_many
-from maildir_async.mailbox.statistics import MaildirStatistics
+from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
 from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
@@ -119,9 +118,7 @@ class Maildir:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         await self.aclose()
 
     async def create(self) -> None:
@@ -130,7 +127,7 @@ class Maildir:
         It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
         a directory, `AppendError` (stage ``create``) for what the system says.
         """
-        await self._in_thread(self.mailbox.directories.make)
+        await _in_thread(self, self.mailbox.directories.make)
 
     async def check_room(self, size: int = 0) -> None:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
@@ -141,7 +138,7 @@ class Maildir:
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self._in_thread(partial(self.mailbox.directories.check_room, size))
+        await _in_thread(self, partial(self.mailbox.directories.check_room, size))
 
     async def append(
         self,
@@ -290,7 +287,7 @@ class Maildir:
         """
         index = Index()
         self.mailbox.listen(index)
-        await self._in_thread(lambda: index.load(self.mailbox.directories.messages()))
+        await _in_thread(self, lambda: index.load(self.mailbox.directories.messages()))
         return index
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
@@ -300,18 +297,11 @@ class Maildir:
         by whatever path. Less than 36 hours is safe only where no other process delivers to this maildir.
         """
         clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
-        return await self._in_thread(clean)
+        return await _in_thread(self, clean)
 
     def statistics(self) -> MaildirStatistics:
         """Return what has become of the messages given to this object. Never waits."""
-        mailbox = self.mailbox
-        return MaildirStatistics(
-            in_flight=mailbox.in_flight + sum(not task.is_whole for task in mailbox.live_tasks()),
-            delivered=mailbox.delivered,
-            uncertain=mailbox.uncertain,
-            failed=mailbox.failed,
-            bytes_stored=mailbox.bytes_stored,
-        )
+        return statistics_of(self.mailbox)
 
     async def aclose(self) -> None:
         """Take no more messages (`MaildirError`), and return when those in flight, on any loop, are settled.
@@ -326,11 +316,13 @@ class Maildir:
         while self.commit.queue.turns.has_to_tell(loop):  # noqa: ASYNC110 it takes turns of the loop, and no event
             await asyncio.sleep(0)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        try:
-            return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
-        except OSError as exc:
-            raise append_error(exc, path=self.path, stage="create") from exc
+
+async def _in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
+    """Return what a worker thread has *call* return, through cancellation of every kind. AppendError for an OSError."""
+    try:
+        return await until_done(run_in_thread(asyncio.get_running_loop(), maildir.commit.streams.crew, call))
+    except OSError as exc:
+        raise append_error(exc, path=maildir.path, stage="create") from exc
 
 
 def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:

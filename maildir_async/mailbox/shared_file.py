@@ -20,11 +20,11 @@ from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.task import AppendTask
 
-__all__ = ["SharedFile", "Target", "find_same"]
+__all__ = ["Part", "SharedFile", "find_same"]
 
 
-class Target:
-    """One maildir, what is stored before the message there, and what became of it.
+class Part:
+    """One maildir's part of a message: what is stored before it there, and what became of it.
 
     Attributes:
         maildir: which.
@@ -39,44 +39,44 @@ class Target:
     def __init__(self, maildir: Maildir, prefix: bytes) -> None:
         self.maildir = maildir
         self.prefix = prefix
-        self.same_as: Target | None = None
+        self.same_as: Part | None = None
         self.delivered: Delivered | None = None
         self.error: MaildirError | None = None
 
 
-def find_same(targets: Sequence[Target], commits: Container[GroupCommit]) -> list[object]:
-    """Find the targets that stand for one directory, and return for each what those have in common that can share a
+def find_same(parts: Sequence[Part], commits: Container[GroupCommit]) -> list[object]:
+    """Find which of *parts* are for one directory, and return for each what those have in common that can share a
     file. Blocks.
 
     Of those for one directory the first that can take a message does: it is open, and has a place in its group commit,
     one of *commits*.
     """
-    found: dict[object, Target] = {}
-    for target in sorted(targets, key=lambda target: not _takes(target, commits)):
-        directories = target.maildir.mailbox.directories
-        first = found.setdefault((directories.disk, directories.identity(), target.prefix), target)
-        if first is not target:
-            target.same_as = first
+    found: dict[object, Part] = {}
+    for part in sorted(parts, key=lambda part: not _takes(part, commits)):
+        directories = part.maildir.mailbox.directories
+        first = found.setdefault((directories.disk, directories.identity(), part.prefix), part)
+        if first is not part:
+            part.same_as = first
     keys: list[object] = []
-    for target in targets:
-        mailbox = target.maildir.mailbox
-        device = mailbox.directories.device() if target.same_as is None else None
-        keys.append((mailbox.directories.disk, target.maildir.commit, mailbox.mode, device))
+    for part in parts:
+        mailbox = part.maildir.mailbox
+        device = mailbox.directories.device() if part.same_as is None else None
+        keys.append((mailbox.directories.disk, part.maildir.commit, mailbox.mode, device))
     return keys
 
 
-def _takes(target: Target, commits: Container[GroupCommit]) -> bool:
-    return target.maildir.commit in commits and not target.maildir.mailbox.closed
+def _takes(part: Part, commits: Container[GroupCommit]) -> bool:
+    return part.maildir.commit in commits and not part.maildir.mailbox.closed
 
 
 class SharedFile:
     """Maildirs on one file system. The first of them has the message appended, the others linked."""
 
-    def __init__(self, targets: list[Target], place: Place, options: MessageOptions) -> None:
-        self._targets = targets  # without an outcome yet
+    def __init__(self, parts: list[Part], place: Place, options: MessageOptions) -> None:
+        self._parts = parts  # without an outcome yet
         self._place = place  # the message's
-        self._crew = targets[0].maildir.commit.streams.crew
-        self._options: MessageOptions = {**options, "prefix": targets[0].prefix}
+        self._crew = parts[0].maildir.commit.streams.crew
+        self._options: MessageOptions = {**options, "prefix": parts[0].prefix}
         self._task: AppendTask | None = None  # for the first of them
         self._is_lost = False  # it has failed where no other maildir does better
         self._is_given_up = False  # nothing is to be begun any more
@@ -85,7 +85,7 @@ class SharedFile:
     @property
     def needs_head(self) -> bool:
         """Whether what has come may have to be given to another maildir than the one that has it."""
-        if self._task is None or self._is_lost or len(self._targets) == 1:
+        if self._task is None or self._is_lost or len(self._parts) == 1:
             return False
         return self._task.tmp_path is None
 
@@ -116,7 +116,7 @@ class SharedFile:
         self._is_lost = error is not None
 
     def end(self) -> None:
-        """The message is whole."""
+        """Called when the message is whole."""
         if self._task is not None and self._task.state is State.RECEIVING:
             self._task.unregister_producer()
 
@@ -141,9 +141,9 @@ class SharedFile:
                 except asyncio.CancelledError as exc:
                     interrupted = exc
             left = self._conclude(task, *_outcome_of(task))
-            for target, error in left:
-                target.error = error
-            self._task, self._targets = None, []
+            for part, error in left:
+                part.error = error
+            self._task, self._parts = None, []
         self._close_file()
         if interrupted is not None:
             raise interrupted
@@ -160,8 +160,8 @@ class SharedFile:
                 await _until_links_over(task)
             left = self._conclude(task, delivered, error)
             self._task = None
-            self._targets = [target for target, why in left if self._may_go_on(target, why, head is not None)]
-            if self._targets:
+            self._parts = [part for part, why in left if self._may_go_on(part, why, head is not None)]
+            if self._parts:
                 if self._file is not None:
                     await self._rewind(self._file)
                     self._append(self._file)
@@ -171,29 +171,29 @@ class SharedFile:
 
     def _conclude(
         self, task: AppendTask, delivered: Delivered | None, error: MaildirError | None
-    ) -> list[tuple[Target, MaildirError | None]]:
+    ) -> list[tuple[Part, MaildirError | None]]:
         """Take the outcomes that stand, of the first and of the links, now that *task* is over.
 
         Return those that have none, each with the error that has come in its way: the message has failed before it was
         linked for them, or it could not be linked and has to be copied.
         """
-        first, *others = self._targets
+        first, *others = self._parts
         first.delivered, first.error = delivered, error
         if task.copy is not None:
             self._close_file()
             self._file = task.copy
         if not task.links or task.links[0].state == WITHDRAWN:
-            return [(target, error) for target in others]
-        left: list[tuple[Target, MaildirError | None]] = []
-        for target, link in zip(others, task.links, strict=True):
+            return [(part, error) for part in others]
+        left: list[tuple[Part, MaildirError | None]] = []
+        for part, link in zip(others, task.links, strict=True):
             if link.fell_with_source or (wants_copy(link) and self._file is not None):
-                left.append((target, link.error))
+                left.append((part, link.error))
             else:
-                target.delivered, target.error = link.delivered, link.error
+                part.delivered, part.error = link.delivered, link.error
         return left
 
-    def _may_go_on(self, target: Target, error: MaildirError | None, message_is_here: bool) -> bool:
-        """Whether *target*, which *error* came in the way of, is to get the message in another way.
+    def _may_go_on(self, part: Part, error: MaildirError | None, message_is_here: bool) -> bool:
+        """Whether *part*, which *error* came in the way of, is to get the message in another way.
 
         If not, that is its outcome.
         """
@@ -201,7 +201,7 @@ class SharedFile:
         has_message = self._file is not None or message_is_here
         if not self._is_given_up and has_message and error is not None and (is_linkable or _is_its_own(error)):
             return True
-        target.error = error
+        part.error = error
         return False
 
     def _append(self, message: Any) -> bool:
@@ -209,13 +209,13 @@ class SharedFile:
         options = self._options.copy()
         if self._file is not None:  # which has them already
             options |= {"prefix": b"", "newline": "keep", "size_limit": None}
-        while self._targets and not self._is_given_up:
-            first, *others = self._targets
+        while self._parts and not self._is_given_up:
+            first, *others = self._parts
             self._task = AppendTask(first.maildir, message, **options)
             place = self._place.share()
             self._task.take_place(place)
             if others:
-                self._task.link_into([target.maildir.mailbox for target in others])
+                self._task.link_into([part.maildir.mailbox for part in others])
             try:
                 self._task.begin()
             except MaildirError as exc:  # it has been closed
@@ -227,14 +227,14 @@ class SharedFile:
 
     def _may_move(self, error: MaildirError, message_is_here: bool) -> bool:
         """Whether another maildir may do better than the first, which has failed with *error* while it received."""
-        return _is_its_own(error) and message_is_here and len(self._targets) > 1
+        return _is_its_own(error) and message_is_here and len(self._parts) > 1
 
     def _drop_first(self, error: MaildirError) -> None:
-        self._targets.pop(0).error = error
+        self._parts.pop(0).error = error
         self._task = None
 
     async def _rewind(self, file: BinaryIO) -> None:
-        commit = self._targets[0].maildir.commit
+        commit = self._parts[0].maildir.commit
         await until_done(run_in_thread(asyncio.get_running_loop(), commit.streams.crew, partial(file.seek, 0)))
 
     def _close_file(self) -> None:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["MaildirStatistics"]
+from maildir_async.commit.mailbox import Mailbox
+
+__all__ = ["MaildirStatistics", "statistics_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +25,14 @@ class MaildirStatistics:
     uncertain: int
     failed: int
     bytes_stored: int
+
+
+def statistics_of(mailbox: Mailbox) -> MaildirStatistics:
+    """Return what has become of the messages of *mailbox* by now."""
+    return MaildirStatistics(
+        in_flight=mailbox.in_flight + sum(not task.is_whole for task in mailbox.live_tasks()),
+        delivered=mailbox.delivered,
+        uncertain=mailbox.uncertain,
+        failed=mailbox.failed,
+        bytes_stored=mailbox.bytes_stored,
+    )

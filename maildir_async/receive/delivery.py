@@ -189,7 +189,7 @@ class Delivery:
             self.state = next_state(self.state, Event.DATA)
 
     def end_message(self) -> None:
-        """Learn that the message is whole. Ignored after an abort; RuntimeError if it has ended before."""
+        """Called when the message is whole. Ignored after an abort; RuntimeError if it has ended before."""
         if self.reception is not None:
             self.reception.feed.unregister()
         if self.verdict is None:

@@ -21,7 +21,7 @@ class Cancellable(Protocol):
 
 
 class Ending(asyncio.Future[Delivered]):
-    """The outcome of a delivery. To cancel it is to cancel that, which settles it when it is done, or too late."""
+    """The outcome of a delivery, as a future. Cancelling it cancels the delivery, which settles it at its end."""
 
     def __init__(self, delivery: Cancellable, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -30,13 +30,13 @@ class Ending(asyncio.Future[Delivered]):
         self._told = False
 
     def cancel(self, msg: Any = None) -> bool:
-        """Have the delivery cancelled. Return False: when this is over is for that to say."""
+        """Have the delivery cancelled, which settles this when it has ended. Return False: it is not cancelled yet."""
         if self._delivery is not None:
             self._delivery.cancel()
         return False
 
     def tell(self) -> None:
-        """Learn that the failure, past or to come, has been told otherwise: it is not reported as never retrieved."""
+        """Called where the failure, past or to come, is told otherwise: it is not reported as never retrieved."""
         self._told = True
         if self.done() and not self.cancelled():
             self.exception()
@@ -84,7 +84,7 @@ class Ending(asyncio.Future[Delivered]):
         raise interrupted
 
     def _waiter(self) -> asyncio.Future[None]:
-        """Return what is done when this is, and may be cancelled at once."""
+        """Return a future that is done when this is, and may be cancelled before."""
         waiter: asyncio.Future[None] = self.get_loop().create_future()
         self.add_done_callback(partial(_wake, waiter))
         return waiter

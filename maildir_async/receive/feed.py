@@ -33,7 +33,7 @@ class Receiver(Protocol):
         ...
 
     def quiet(self) -> None:
-        """Look again what there is to do: a task has ended that code of the producer ran in."""
+        """Called when a task has ended that code of the producer ran in."""
         ...
 
 

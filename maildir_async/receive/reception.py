@@ -134,7 +134,7 @@ class Reception:
         return self._delivery.verdict is not None or (self._delivery.is_admitted and self.spool.has_room)
 
     async def change(self) -> None:
-        """Return when there may be room, a file, or an end of it."""
+        """Return when there may be room, or a file, or the delivery has ended."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         await waiter
@@ -163,7 +163,7 @@ class Reception:
                 step()
 
     def let_go(self) -> None:
-        """Break up: the delivery is over. These would keep each other until the garbage collector comes."""
+        """Let go of feed and spool, since the delivery is over: with this, they would keep each other."""
         self.spool.forget()
         self._changed()
         del self.feed, self.spool
@@ -175,7 +175,7 @@ class Reception:
         self._delivery.fail(exc if isinstance(exc, asyncio.CancelledError) else failure_of(exc))
 
     def written(self) -> None:
-        """Go on: a chunk has been written, and there is room for another."""
+        """Tell the progress and have the producer go on: a chunk has been written."""
         try:
             self._delivery.tell_progress()
         finally:  # a KeyboardInterrupt goes on to the loop, and costs nobody his mail
@@ -188,7 +188,7 @@ class Reception:
         self._delivery.fail(exc)
 
     def quiet(self) -> None:
-        """Look again what there is to do: something has ended that was at work."""
+        """Have the delivery commit or end, if it can now: something has ended that was at work for it."""
         self._delivery.go_on()
 
     def _made_room(self) -> None:

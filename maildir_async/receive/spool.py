@@ -36,15 +36,15 @@ class Writer(Protocol):
     """What has its message written: `maildir_async.receive.reception.Reception`."""
 
     def written(self) -> None:
-        """Go on: a chunk has been written, and there is room for another."""
+        """Called when a chunk has been written, and there is room for another."""
         ...
 
     def write_failed(self, exc: BaseException) -> None:
-        """End the delivery: *exc* went wrong, or is the cancellation of the task that writes."""
+        """Called with what went wrong, or with the cancellation of the task that writes: the delivery ends."""
         ...
 
     def quiet(self) -> None:
-        """Look again what there is to do: a task or thread has ended that was at work on the file."""
+        """Called when a task or thread has ended that was at work on the file."""
         ...
 
 

@@ -27,7 +27,7 @@ def plan_of(
     prefix: bytes,
     newline: Newline,
 ) -> Plan:
-    """Return the plan of a message for which this is asked. ValueError or TypeError for what is not valid."""
+    """Return the plan for a message of which this is asked. ValueError or TypeError for what is not valid."""
     return Plan(
         check_durability(durability),
         check_flags(flags),

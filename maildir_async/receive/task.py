@@ -231,7 +231,7 @@ class AppendTask:
         self._delivery.take(data)
 
     def expect_size(self, size: int) -> None:
-        """Learn the size of the whole message: one that is too large is refused before anything of it is written."""
+        """Called with the size of the whole message: one too large is refused before anything of it is written."""
         self._delivery.receiving().is_too_large(size)
 
     def register_producer(self, producer: Any, streaming: bool) -> None:

@@ -49,7 +49,7 @@ class Recipient(NamedTuple):
 
     @property
     def path(self) -> str | None:
-        """Of the maildir."""
+        """The path of the maildir."""
         return None if self.maildir is None else self.maildir.path
 
 

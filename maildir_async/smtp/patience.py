@@ -64,7 +64,7 @@ class Patience:
         return self._message_ends_at <= self._loop.time()
 
     def begin(self, allowed_s: float | None = None) -> None:
-        """The client's time begins now: as long as it has for anything, or so many seconds."""
+        """The client's time begins now: *allowed_s* seconds, or as many as it has for anything."""
         self._allowed_s = allowed_s or self._timeout_s
         self._since = self._loop.time()
 

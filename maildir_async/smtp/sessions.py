@@ -157,7 +157,7 @@ class LastingSMTP(SMTP):
             self._gone()
 
     def _gone(self) -> NoReturn:
-        """The client sends no more."""
+        """Called when the client sends no more."""
         self._release()  # it may still listen
         raise ClientGoneError from None
 

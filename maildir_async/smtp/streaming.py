@@ -97,7 +97,7 @@ class StreamingSMTP(LastingSMTP):
 
     @syntax("BDAT <octets> [LAST]")
     async def smtp_BDAT(self, arg: str | None) -> None:  # noqa: N802 as aiosmtpd has it
-        """Receive so many octets of a message (RFC 3030); after the last of them, answer when it is stored."""
+        """Receive the announced octets of a message (RFC 3030); after the last of them, answer when it is stored."""
         self._line = b""  # somebody reads its octets
         if (chunk := _announced_chunk(arg or "")) is None:
             # What follows is part of a message, and must not be taken for commands.

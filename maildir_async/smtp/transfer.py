@@ -70,13 +70,13 @@ class Transfer:
                 self._broke(trouble(exc))
 
     def admits(self, octets: int) -> bool:
-        """Whether so many more bytes are within the size limit. If not, the message has failed."""
+        """Whether *octets* more are within the size limit. If not, the message has failed."""
         if self.reply is None and self._size_limit and self.size + octets > self._size_limit:
             self._fail(TOO_LARGE)
         return self.reply is None
 
     async def finish(self, recipients: int) -> Sequence[str]:
-        """The message is whole: return its replies, one for each of so many recipients. Raises what sending raised."""
+        """The message is whole: return its replies, one for each of the *recipients*. Raises what sending raised."""
         if self._error is not None:
             raise self._error
         if self._delivery is None:
@@ -109,6 +109,6 @@ class Transfer:
                 self._broke(trouble_of_callback(exc))
 
     def _broke(self, exc: Exception) -> None:
-        """The delivery has raised: the client is told so when it has sent the rest."""
+        """Called when the delivery has raised: the client is told so when it has sent the rest."""
         self._error, self.reply = exc, NOT_STORED
         self.abort()

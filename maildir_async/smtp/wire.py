@@ -136,7 +136,7 @@ async def each_chunk(reader: asyncio.StreamReader, take: Take) -> None:
 
 
 async def each_octet(reader: asyncio.StreamReader, count: int, take: Take | None = None) -> None:
-    """Read so many bytes and give them to *take*, as they come. IncompleteReadError if the client has gone before."""
+    """Read *count* bytes and give them to *take*, as they come. IncompleteReadError if the client has gone before."""
     while count > 0:
         if count > READ_LIMIT:
             await _turn().come()
