@@ -222,7 +222,7 @@ async def test_one_directory_in_two_group_commits_gets_one_copy(tmp_path: Path) 
 
 
 async def test_all_who_stand_for_one_directory_have_one_outcome(tmp_path: Path) -> None:
-    """An error is told to all, and so is a message that an open one has taken, to those closed or without a place."""
+    """An error is told to all, and so is a message that an open one has taken, to one that is closed or full."""
     dangling(tmp_path, "box")
     (tmp_path / "link").symlink_to(tmp_path / "box")
     outcomes = await deliver(MAIL, boxes(tmp_path, "box", "link"))
