@@ -227,7 +227,9 @@ class ShortWriteIgnored(CrashDisk):
 
 
 class NoRename(CrashDisk):
-    def rename_noreplace(self, source: str, target: str) -> None:
+    def rename_noreplace(
+        self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
+    ) -> None:
         pass
 
 

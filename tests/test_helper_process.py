@@ -1206,9 +1206,9 @@ class OwnDisk(PosixDisk):
     def __init__(self) -> None:
         self.created = 0
 
-    def create(self, path: str, mode: int) -> int:
+    def create(self, path: str, mode: int, directory: int | None = None) -> int:
         self.created += 1
-        return super().create(path, mode)
+        return super().create(path, mode, directory)
 
 
 @one_loop

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from look import descriptors
-from maildir_async import GroupCommit, Maildir, UncertainAppendError, deliver, target
+from maildir_async import GroupCommit, Maildir, UncertainAppendError, deliver
+from maildir_async.commit import publishing, target
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.testing import Fault, FaultDisk
+from support import forked
 
 FEW_DESCRIPTORS = """
 import asyncio, resource, sys
@@ -38,16 +42,16 @@ def test_a_thousand_maildirs_with_few_descriptors(tmp_path: Path) -> None:
     assert all(len(os.listdir(tmp_path / f"{number}" / "new")) == 3 for number in range(1000))
 
 
-@pytest.fixture(params=[0, 256], ids=["looked at", "open"])
-def held_open(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether directories are held open until they are synced."""
+@pytest.fixture(params=[1, 2, 128], ids=["one open", "two open", "all open"])
+def most_open(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many directories are held open before they are synced."""
     most: int = request.param
-    monkeypatch.setattr(target, "MOST_OPEN", most)
-    return most > 0
+    monkeypatch.setattr(publishing, "MOST_OPEN", most)
+    return most
 
 
-def test_each_directory_is_synced(tmp_path: Path, held_open: bool) -> None:
-    """Each new/ is synced once, whether it has been held open or not."""
+def test_each_directory_is_synced(tmp_path: Path, most_open: int) -> None:
+    """Each new/ is synced once, whether all are held open until then or not."""
 
     async def main() -> None:
         disk = FaultDisk()
@@ -56,13 +60,13 @@ def test_each_directory_is_synced(tmp_path: Path, held_open: bool) -> None:
         disk.calls.clear()
         outcomes = await deliver(b"a message", maildirs)
         assert all(outcome.delivered for outcome in outcomes)
-        synced = sorted(call.path for call in disk.calls if call.operation == "sync" and "/tmp/" not in call.path[-60:])
+        synced = sorted(call.path for call in disk.calls if call.operation == "sync" and call.path.endswith("/new"))
         assert synced == [f"{maildir.path}/new" for maildir in maildirs]
 
     asyncio.run(main())
 
 
-def test_a_sync_that_fails_is_told(tmp_path: Path, held_open: bool) -> None:
+def test_a_sync_that_fails_is_told(tmp_path: Path, most_open: int) -> None:
     """A directory that cannot be synced makes its own messages uncertain, and nobody else's."""
 
     async def main() -> None:
@@ -73,33 +77,80 @@ def test_a_sync_that_fails_is_told(tmp_path: Path, held_open: bool) -> None:
     asyncio.run(main())
 
 
-def test_a_directory_that_is_replaced(tmp_path: Path, held_open: bool) -> None:
-    """A new/ that is another one when it is to be synced was not synced: what went into the old one is uncertain.
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_a_directory_that_is_replaced(tmp_path: Path, how: str) -> None:
+    """It is the directory in which the message is that is synced, whatever stands in its place by then.
 
-    If it has been held open it is the old one that is synced, and that is where the message is.
+    One that is moved away takes the message along, if it has been opened before; one that is gone is made anew.
     """
     maildir = Maildir(tmp_path / "0")
 
     def replace() -> None:
-        shutil.move(f"{maildir.path}/new", tmp_path / "away")
-        os.mkdir(f"{maildir.path}/new")
+        if how == "moved":
+            shutil.move(f"{maildir.path}/new", tmp_path / "away")
+            os.mkdir(f"{maildir.path}/new")
+        else:
+            shutil.rmtree(f"{maildir.path}/new")
 
     async def main() -> None:
         await maildir.append(b"which makes it")
-        at_the_sync = Fault(
-            "sync" if held_open else "open_directory", path="0/new", gate=replace, nth=1 + (not held_open)
-        )
-        disk = FaultDisk(at_the_sync)
-        again = Maildir(maildir.path, disk=disk)
-        if held_open:
-            await again.append(b"a message")
+        disk = FaultDisk(Fault("rename_noreplace", path="0/new", gate=replace))
+        delivered = await Maildir(maildir.path, disk=disk).append(b"a message")
+        synced = [call.path for call in disk.calls if call.operation == "sync" and call.path.endswith("/new")]
+        assert f"{maildir.path}/new" in synced
+        if how == "moved":
+            assert len(os.listdir(tmp_path / "away")) == 2
         else:
-            with pytest.raises(UncertainAppendError) as caught:
-                await again.append(b"a message")
-            assert caught.value.errno == errno.ESTALE
-        assert len(os.listdir(tmp_path / "away")) == 2
+            assert os.listdir(tmp_path / "0" / "new") == [os.path.basename(delivered.path)]
+            opened = [call.path for call in disk.calls if call.operation == "open_directory"]
+            assert opened.count(f"{maildir.path}/new") >= 2
 
     asyncio.run(main())
+    assert not descriptors(tmp_path)
+
+
+def test_one_that_takes_the_place_of_another_in_the_middle(tmp_path: Path) -> None:
+    """What one message finds gone does not concern those before it: theirs is synced all the same."""
+
+    async def main() -> None:
+        await Maildir(tmp_path / "m").create()
+        disk = FaultDisk(Fault("rename_noreplace", nth=3, path="m/new", gate=replace))
+        maildir = Maildir(tmp_path / "m", disk=disk)
+        outcomes = await asyncio.gather(*(maildir.append(b"%d" % number) for number in range(5)))
+        synced = [call for call in disk.calls if call.operation == "sync" and call.path == f"{maildir.path}/new"]
+        assert len(synced) == 2, "the one that is gone by now, and the one that took its place"
+        assert all(os.path.exists(one.path) for one in outcomes[2:])
+
+    def replace() -> None:
+        shutil.rmtree(tmp_path / "m" / "new")
+
+    asyncio.run(main())
+    assert not descriptors(tmp_path)
+
+
+def test_a_directory_that_cannot_be_closed_is_a_warning(tmp_path: Path) -> None:
+    """It has been synced by then: the message is delivered."""
+
+    async def main() -> None:
+        await Maildir(tmp_path / "m").create()
+        disk = FaultDisk(Fault("close", errno.EIO, path="m/new"))
+        delivered = await Maildir(tmp_path / "m", disk=disk).append(b"x")
+        assert [warning.partition(" failed")[0] for warning in delivered.warnings] == [f"closing {tmp_path}/m/new"]
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_has_none_of_them_open(tmp_path: Path) -> None:
+    """A child that is forked while a round has directories open closes them, and the parent's stay open."""
+    box = Directories(str(tmp_path / "m"), disk=PosixDisk(), create=True)
+    box.make()
+    opened = target.Target(box, box.new)
+    assert forked(lambda: (len(descriptors(tmp_path)), opened.fd, len(list(target._open)))) == [(0, -1, 0)]
+    assert len(descriptors(tmp_path)) == 1
+    opened.sync()
+    opened.close()
+    opened.close()
+    assert not descriptors(tmp_path)
 
 
 def test_links_that_are_left_behind_leave_no_directory_open(tmp_path: Path) -> None:
@@ -122,5 +173,5 @@ def test_links_that_are_left_behind_leave_no_directory_open(tmp_path: Path) -> N
     commit = GroupCommit()
     asyncio.run(main())
     assert commit.wait_idle(30)
-    assert not target._open_targets
+    assert not list(target._open)
     assert not descriptors(tmp_path)

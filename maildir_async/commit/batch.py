@@ -248,7 +248,7 @@ def names_in_use() -> set[str]:
     """Return the names in ``tmp/`` that rounds of this process have given to files, or are about to."""
     entries = [entry for batch in list(_live) for entry in batch.entries]
     entries += list(_left_behind)
-    return {name for entry in entries for name in (entry.name, entry.tmp_name)}
+    return {name for entry in entries for name in (entry.name, entry.tmp_name) if name}
 
 
 def _leave_to_parent() -> None:

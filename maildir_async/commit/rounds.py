@@ -14,6 +14,7 @@ another thread drives on without it, and the thread that hangs finishes it alone
 no thread: the driver leaves it behind. So a slow file delays nobody but itself.
 """
 
+import contextlib
 import errno
 import os
 
@@ -50,6 +51,10 @@ class Round(Batch):
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
         """Return what takes an entry, left behind at *step*, through the steps that remain."""
         round_ = cls(list(entry.family) if step < PUBLISH else [entry], keeper, step=step + 1)
+        if step == PUBLISH and entry.source is not None and entry.reserve_fd >= 0:  # which it has taken along
+            fd, entry.reserve_fd = entry.reserve_fd, -1
+            with contextlib.suppress(OSError):  # all has been written, and closed, by another
+                entry.source.mailbox.directories.disk.close(fd)
         if step == PUBLISH and entry.path and entry.error is None and entry.plan.durability is Durability.FULL:
             try:
                 target = Target(entry.mailbox.directories, os.path.dirname(entry.path))
