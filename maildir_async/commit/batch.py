@@ -148,8 +148,9 @@ class Batch:
 
     def close(self) -> None:
         """Let go of it: it is over, or has failed as a whole. Never raises."""
-        opened, self.opened, self.targets = self.opened, [], {}
-        tmps, self.tmps = list(self.tmps.values()), {}
+        with self._lock:  # whoever does this may be deposed meanwhile, and what is open is closed once
+            opened, self.opened, self.targets = self.opened, [], {}
+            tmps, self.tmps = list(self.tmps.values()), {}
         self.close_all([*tmps, *opened])
         _live.discard(self)
 
