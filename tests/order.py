@@ -64,7 +64,7 @@ class OrderDisk(FaultDisk):
             file, directory = _identity(os.stat(delivered.path)), _identity(Path(delivered.path).parent.stat())
             at = self.events.index(("publish", file, directory))
             before, after = self.events[:at], self.events[at:]
-            assert any(
-                what == "syncfs" or (what == "sync" and synced == file) for what, synced, _ in before
-            ), f"{delivered.path} was published before it was synced"
+            assert any(what == "syncfs" or (what == "sync" and synced == file) for what, synced, _ in before), (
+                f"{delivered.path} was published before it was synced"
+            )
             assert ("sync", directory, directory) in after, f"{delivered.path}: its directory was not synced afterwards"

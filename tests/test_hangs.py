@@ -50,8 +50,10 @@ class Batch:
         self.commit = GroupCommit(syncfs=scenario == "syncfs")
         self.maildirs = {name: self._maildir(root / name) for name in NAMES}
         self.other = self._maildir(root / "other")
-        self._faults = [Fault(fault.operation, fault.error, nth=fault.nth, path=fault.path, late=fault.late)
-                        for fault in SCENARIOS[scenario]]
+        self._faults = [
+            Fault(fault.operation, fault.error, nth=fault.nth, path=fault.path, late=fault.late)
+            for fault in SCENARIOS[scenario]
+        ]
         self._is_first_use = scenario == "first use"
         self.tasks: dict[str, list[asyncio.Future[Any]]] = {}
 
@@ -181,7 +183,10 @@ async def test_seventy_hung_syncs_stop_no_healthy_disk(tmp_path: Path, same: boo
 
 async def test_blocked_pipes_stop_no_message_of_another_group_commit(tmp_path: Path) -> None:
     """However many callers' files block their readers, another group commit has threads to read one of its own."""
-    blocked, healthy = Maildir(tmp_path / "blocked", commit=GroupCommit()), Maildir(tmp_path / "m", commit=GroupCommit())
+    blocked, healthy = (
+        Maildir(tmp_path / "blocked", commit=GroupCommit()),
+        Maildir(tmp_path / "m", commit=GroupCommit()),
+    )
     pipes = [os.pipe() for _ in range(64)]
     files = [open(reader, "rb", buffering=0) for reader, _ in pipes]
     reading = [asyncio.ensure_future(blocked.append(file)) for file in files]
