@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,10 +48,13 @@ class OrderDisk(FaultDisk):
         self._publish(super().link, source, target, *directories)
 
     def _publish(self, call: Callable[..., None], source: str, target: str, *directories: Any) -> None:
-        call(source, target, *directories)
         _, directory = directories
-        where = os.stat(os.path.dirname(target)) if directory is None else os.fstat(directory)
-        self.events.append(("publish", _identity(os.stat(target, dir_fd=directory)), _identity(where)))
+        try:
+            call(source, target, *directories)
+        finally:  # also where an error hides that it has been done
+            with suppress(FileNotFoundError):
+                where = os.stat(os.path.dirname(target)) if directory is None else os.fstat(directory)
+                self.events.append(("publish", _identity(os.stat(target, dir_fd=directory)), _identity(where)))
 
     def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
         super().link_open(fd, target, target_directory)

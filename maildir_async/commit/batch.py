@@ -133,17 +133,17 @@ class Batch:
     def depose(self) -> bool:
         """If the driver has something in hand, leave that behind and return True: somebody else must drive."""
         hand = self.hand
-        for item in list(hand):
-            try:
-                del hand[item]
-            except KeyError:
-                continue
-            with self._lock:
+        with self._lock:  # whoever finds that he has been left behind waits for all of this
+            for item in list(hand):
+                try:
+                    del hand[item]
+                except KeyError:
+                    continue
                 self._hanging += 1
                 self._left[id(hand)] = item
-            if item is not None:
-                self.drop([item])
-            return True
+                if item is not None:
+                    self.drop([item])
+                return True
         return False
 
     def close(self) -> None:

@@ -203,6 +203,13 @@ class Entry:
             self.stage = "sync"
             self.fail(failure)
 
+    def close_reserve(self) -> None:
+        """Close what a link that hung has been left of the message's file: it has been tried. Blocks."""
+        if self.source is not None and self.reserve_fd >= 0:
+            fd, self.reserve_fd = self.reserve_fd, -1
+            with contextlib.suppress(OSError):
+                self.mailbox.directories.disk.close(fd)
+
     def disown(self) -> None:
         """In a forked child: close what is open, and do nothing else. The file is the parent's."""
         for fd in (self.fd, self.reserve_fd):

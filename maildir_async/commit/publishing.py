@@ -158,7 +158,8 @@ def _give_name(entry: Entry, path: str, target: Target) -> None:
         name = f"{entry.name}:2,{entry.plan.flags}" if entry.plan.flags else entry.name
         try:
             if entry.source is not None:
-                put_link(disk, _path_of(entry.source), name, target.fd, entry.source.reserve_fd)
+                fd = entry.reserve_fd if entry.reserve_fd >= 0 else entry.source.reserve_fd
+                put_link(disk, _path_of(entry.source), name, target.fd, fd)
             elif warning := move(disk, f"{entry.mailbox.directories.tmp}/{entry.tmp_name}", name, None, target.fd):
                 entry.warn(warning)
         except FileExistsError:

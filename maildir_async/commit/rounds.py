@@ -87,12 +87,16 @@ class Round(Batch):
                     self._syncing_directories.work(hand)
                 self.step += 1
                 self.moves += 1
-        except LeftBehind:
+            self.do(hand, None, self.close)
+        except LeftBehind as left:
             self.left_behind(hand)
+            if isinstance(left.item, Entry):
+                left.item.close_reserve()
             raise
         except BaseException as exc:  # a mistake of ours: if this thread drives no more, it is not the round's end
             has_left, item = self.left_behind(hand)
             if has_left:
+                if isinstance(item, Entry):
+                    item.close_reserve()
                 raise LeftBehind(item, step) from exc
             raise
-        self.close()
