@@ -4,6 +4,8 @@ import asyncio
 import errno
 import itertools
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,6 +15,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
+import maildir_async
 from maildir_async import (
     AppendError,
     BusyError,
@@ -561,3 +564,27 @@ async def test_what_is_given_up_is_no_success(tmp_path: Path, size: int) -> None
     outcomes = await fan_out.finish()
     check(outcomes, maildirs, LONG)
     assert [outcome.error and outcome.error.temporary for outcome in outcomes] == [True] * 3
+
+
+#: Where the package is imported from.
+ROOT = Path(maildir_async.__file__).parents[1]
+
+
+async def test_a_common_parent_is_synced_once(tmp_path: Path) -> None:
+    """Maildirs that exist, and are used for the first time, have what they share above them synced once."""
+    maildirs = boxes(tmp_path, 10)
+    for maildir in maildirs:
+        await maildir.create()
+    program = (
+        "import asyncio, sys\n"
+        "from maildir_async import Maildir, deliver\n"
+        "from maildir_async.testing import FaultDisk\n"
+        "disk = FaultDisk()\n"
+        "asyncio.run(deliver(b'message', [Maildir(path, disk=disk) for path in sys.argv[1:]]))\n"
+        "print(*sorted(call.path for call in disk.calls if call.operation == 'sync'), sep='\\n')\n"
+    )
+    command = [sys.executable, "-c", program, *(maildir.path for maildir in maildirs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    synced = done.stdout.split()
+    assert len([path for path in synced if path.endswith("/..")]) == 1
+    assert len(synced) == 1 + 10 + 10 + 1  # the file; each new/; each maildir; what they have in common

@@ -66,7 +66,7 @@ async def test_two_directories_above_that_hang(tmp_path: Path) -> None:
     """A message is told when the last of the directories above it is durable, and once; others need not wait."""
     a, above_a = f"{tmp_path}/a", f"{tmp_path}/a/.."
     disk, commit = HangingDirectories(a, above_a), impatient()
-    maildirs = [existing(tmp_path / name, disk=disk, commit=commit) for name in "ab"]
+    maildirs = [existing(tmp_path / name, disk=disk, commit=commit) for name in ("a", "apart/b")]  # no parent in common
     hanging, other = (asyncio.ensure_future(maildir.append(b"message")) for maildir in maildirs)
     await other
     disk.gates[a].open()
@@ -94,7 +94,7 @@ async def test_a_directory_above_that_hangs_and_fails(tmp_path: Path, first: int
                 raise OSError(errno.EIO, "lost")
 
     disk, commit = Failing(a, above_a), impatient()
-    maildirs = [existing(tmp_path / name, disk=disk, commit=commit) for name in "ab"]
+    maildirs = [existing(tmp_path / name, disk=disk, commit=commit) for name in ("a", "apart/b")]  # no parent in common
     hanging, other = (asyncio.ensure_future(maildir.append(b"message")) for maildir in maildirs)
     await other
     for gate in [disk.gates[above_a], disk.gates[a]][:: 1 if first else -1]:

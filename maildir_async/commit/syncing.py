@@ -158,11 +158,11 @@ class DirectorySyncing(_SideBySide):
 
     def _sync_above(self, hand: Hand, targets: list[Target]) -> None:
         """Sync what is above several targets: a parent that they have in common once."""
-        above: dict[str, Above] = {}
+        above: dict[object, Above] = {}
         if self._under_way is None:
             for target in targets:
-                for path in target.above:
-                    above.setdefault(path, Above(path)).targets.append(target)
+                for key, path in target.above.items():
+                    above.setdefault((target.disk, key), Above(path)).targets.append(target)
             if above:
                 self._begin_syncs(hand, {}, list(above.values()))
         self._await_syncs(hand)

@@ -33,8 +33,8 @@ class Target:
         _open.add(self)
         try:
             self.identity = disk.identity(self.fd)
-            #: Directories above it that have to be synced before a message in it is durable.
-            self.above: list[str] = directories.above(path, self.identity)
+            #: Directories above it that have to be synced before a message in it is durable, by what they are.
+            self.above: dict[object, str] = {_key(disk, path): path for path in directories.above(path, self.identity)}
             if self.above:
                 self.warnings += directories.check_whole()
         except BaseException:
@@ -67,7 +67,7 @@ class Target:
         for warning in warnings:
             self._warn(warning)
         if failure is not None:
-            self.above = []  # which is not found durable
+            self.above = {}  # which is not found durable
             for entry in self.entries:
                 entry.directory_failed(failure)
 
@@ -77,7 +77,7 @@ class Target:
 
     def sync_above(self) -> None:
         """Sync what is above it too, by itself. Never raises."""
-        for path in self.above:
+        for path in list(self.above.values()):
             above = Above(path)
             above.targets.append(self)
             try:
@@ -170,6 +170,15 @@ class FileSystem:
             for entry in self.entries:
                 entry.stage = "sync"
                 entry.fail(failure)
+
+
+def _key(disk: Disk, path: str) -> object:
+    """Return what tells a directory from others, by whatever path; where the system does not tell, its path."""
+    try:
+        found = disk.stat(f"{path}/.")
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
 
 
 def _opened_at(entry: Entry) -> float:
