@@ -152,7 +152,7 @@ def test_whatever_call_hangs_the_others_are_delivered(tmp_path: Path, scenario: 
         until(lambda: not descriptors(tmp_path))
         assert not target._open
         nth += step
-    assert len(hung) > 4, hung
+    assert len(hung) > (4 if step == 1 else 2), hung
     until(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)  # what the kernel's own syncs go by may stay
 
 

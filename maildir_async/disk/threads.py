@@ -1,6 +1,7 @@
 """Worker threads: started when there is work, gone when there is none, nobody's in a forked child."""
 
 import contextlib
+import ctypes
 import os
 import queue
 import threading
@@ -11,6 +12,11 @@ from concurrent.futures import Executor, Future
 from typing import Final, ParamSpec, TypeVar
 
 __all__ = ["Crew"]
+
+# glibc opens it when a thread is ended by pthread_exit(3), as the interpreter's end does with daemons: that is too late
+# after a chroot, and aborts the process.
+with contextlib.suppress(OSError):
+    ctypes.CDLL("libgcc_s.so.1")
 
 P = ParamSpec("P")
 T = TypeVar("T")
