@@ -56,6 +56,7 @@ class Donation:
         """Start anew, in a forked child."""
         self._watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._enough = threading.Event()
+        self._is_standing = False  # a loop, for now
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look after *loop*, which is the running one, for as long as it is needed."""
@@ -65,7 +66,8 @@ class Donation:
 
     def enough(self) -> None:
         """Let a loop that stands still go on: there are results for it. From any thread."""
-        self._enough.set()
+        if self._is_standing:
+            self._enough.set()
 
     def _look(self, loop: asyncio.AbstractEventLoop, clock: float, cpu: float) -> None:
         if not self._needed():
@@ -74,5 +76,7 @@ class Donation:
         passed = self._clock() - clock
         if self._cpu() - cpu > SATURATED * passed:
             self._enough.clear()
+            self._is_standing = True
             self._enough.wait(min(SHARE * passed, MOST_S))
+            self._is_standing = False
         loop.call_later(TICK_S, self._look, loop, self._clock(), self._cpu())

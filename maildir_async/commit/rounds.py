@@ -100,3 +100,5 @@ class Round(Batch):
                     item.close_reserve()
                 raise LeftBehind(item, step) from exc
             raise
+        # The steps and this would keep each other until the garbage collector comes.
+        del self._writing, self._syncing, self._publishing, self._syncing_directories

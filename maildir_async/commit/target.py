@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import weakref
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,7 +19,7 @@ class Target:
     and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("__weakref__", "above", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
+    __slots__ = ("above", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
 
     def __init__(self, directories: Directories, path: str) -> None:
         self.directories = directories
@@ -185,7 +184,7 @@ def _opened_at(entry: Entry) -> float:
     return entry.taken_at if entry.file is None else entry.file.opened_at
 
 
-_open: Final["weakref.WeakSet[Target]"] = weakref.WeakSet()
+_open: Final[set[Target]] = set()
 
 
 def _close_parents_directories() -> None:
