@@ -63,6 +63,7 @@ async def test_it_ends_when_there_is_no_need(monkeypatch: pytest.MonkeyPatch) ->
 def test_results_end_it() -> None:
     """A loop that stands still goes on as soon as there are results, not when its time is up."""
     donated = Donation(lambda: True)
+    donated._is_standing = True
     waiting: list[Any] = []
 
     def stand() -> None:

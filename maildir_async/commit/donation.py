@@ -75,8 +75,8 @@ class Donation:
             return
         passed = self._clock() - clock
         if self._cpu() - cpu > SATURATED * passed:
-            self._enough.clear()
             self._is_standing = True
+            self._enough.clear()
             self._enough.wait(min(SHARE * passed, MOST_S))
             self._is_standing = False
         loop.call_later(TICK_S, self._look, loop, self._clock(), self._cpu())
