@@ -292,7 +292,7 @@ TOGETHER: Final[list[tuple[str, bytes, str, str]]] = [
     ("alice bob", LARGE, "gone", "250 451"),
     ("bob alice", LARGE, "new 0500", "451 250"),
     ("bob alice", LARGE, "tmp 0500", "451 250"),
-    ("bob alice", LARGE, "tmp 0000", "451 451"),  # the one file there is cannot be reached
+    ("bob alice", LARGE, "tmp 0000", "451 250"),  # copied from the file that is open
     ("bob alice", LARGE, "gone", "451 451"),
 ]
 

@@ -15,7 +15,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.syncs import CallsSideBySide, Syncs
 from maildir_async.format.delivered import Durability
 
-__all__ = ["DirectorySyncing", "FileSyncing"]
+__all__ = ["DirectorySyncing", "FileSyncing", "sync_one"]
 
 #: How often a driver that waits for syncs looks whether any has ended meanwhile, in its patience.
 LOOKS: Final = 4
@@ -45,7 +45,7 @@ class _SideBySide:
             else:
                 under_way.append((syncs, items))
         if len(by_threads) == 1 and not under_way:
-            self._batch.do(hand, by_threads[0], partial(_sync_one, by_threads[0]))
+            self._batch.do(hand, by_threads[0], partial(sync_one, by_threads[0]))
         elif by_threads:
             under_way.append(
                 (CallsSideBySide(self._batch.keeper.syncers, [item.sync for item in by_threads]), by_threads)
@@ -113,7 +113,7 @@ class FileSyncing(_SideBySide):
             if entry.fd >= 0 and entry.error is None and entry.plan.durability is not Durability.NONE
         ]
         if len(files) == 1:  # its own sync is as good as one of the file system, and waits for nobody else's bytes
-            self._batch.do(hand, files[0], partial(_sync_one, files[0]))
+            self._batch.do(hand, files[0], partial(sync_one, files[0]))
         elif files and self._syncfs:
             by_device: dict[tuple[Disk, int], list[Entry]] = {}
             for entry in files:
@@ -173,7 +173,7 @@ class DirectorySyncing(_SideBySide):
     def _begin_directory_syncs(self, hand: Hand) -> None:
         targets = [target for target in self._batch.opened if target.entries]
         if len(targets) == 1:
-            self._batch.do(hand, targets[0], partial(_sync_one, targets[0]))
+            self._batch.do(hand, targets[0], partial(sync_one, targets[0]))
             return
         by_kernel: ByKernel = {}
         by_threads: list[Item] = []
@@ -187,7 +187,7 @@ class DirectorySyncing(_SideBySide):
         self._begin_syncs(hand, by_kernel, by_threads)
 
 
-def _sync_one(item: Item) -> None:
+def sync_one(item: Item) -> None:
     """Sync it, and tell it what that came to. Never raises."""
     failure: BaseException | None = None
     try:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.mailbox import Mailbox
+from maildir_async.commit.syncing import sync_one
 from maildir_async.commit.target import Target
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability
@@ -139,11 +140,6 @@ def _finish(entry: Entry, path: str) -> None:
         entry.directory_failed(exc)
         return
     target.entries.append(entry)
-    failure: BaseException | None = None
-    try:
-        target.sync()
-    except BaseException as exc:
-        failure = exc
-    target.sync_ended(failure)
+    sync_one(target)
     target.sync_above()
     target.close()
