@@ -17,7 +17,7 @@ from maildir_async.disk.calls import UNSUPPORTED
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import MaildirError, Stage, UncertainAppendError, append_error
 from maildir_async.format.content import Newline
-from maildir_async.format.delivered import Delivered, DeliveredDraft, Durability, frozen
+from maildir_async.format.delivered import Delivered, DeliveredDraft, Durability
 
 __all__ = ["QUEUED", "SETTLED", "TAKEN", "TOLD", "WITHDRAWN", "Chunks", "Entry", "Plan"]
 
@@ -256,4 +256,5 @@ class Entry:
         draft.queued_s = self.taken_at - self.whole_at
         draft.commit_s = now - self.taken_at
         draft.warnings = () if self.warnings is None else tuple(self.warnings)
-        self.delivered = frozen(draft)
+        draft.__class__ = Delivered  # frozen from here on
+        self.delivered = draft  # type: ignore[assignment]  # which it is now

@@ -55,25 +55,30 @@ class Publishing:
             hand[entry] = None
             failure: BaseException | None = None
             try:
-                if target is None or plan.flags or entry.source is not None or entry.links:
+                if plan.flags or entry.source is not None or entry.links:
                     found = publish(entry, path, target)
                 else:
                     name = entry.name
                     fd, entry.fd, entry.stage = entry.fd, -1, "close"
-                    disk.close(fd)
+                    if fd >= 0:  # or this is another try
+                        disk.close(fd)
                     entry.stage = "publish"
+                    if found is None:  # opened before: what is synced is what was changed
+                        found = Target.found(directories, path)
                     tmp = tmps.get((disk, directories.tmp))
                     try:
                         if tmp is None or tmp.fd is None:
-                            warning = move(disk, f"{directories.tmp}/{entry.tmp_name}", name, None, target.fd)
+                            warning = move(disk, f"{directories.tmp}/{entry.tmp_name}", name, None, found.fd)
                         else:
-                            warning = move(disk, entry.tmp_name, name, tmp.fd, target.fd)
+                            warning = move(disk, entry.tmp_name, name, tmp.fd, found.fd)
                     except (FileExistsError, FileNotFoundError):
-                        found = publish(entry, path, target)
+                        first, found = found, publish(entry, path, found)
+                        if first is not found and first is not target:
+                            first.close()  # nothing is in it
                     else:
                         if warning is not None:
                             entry.warn(warning)
-                        entry.directory_id = target.identity
+                        entry.directory_id = found.identity
                         entry.tmp_name = ""
                         entry.path = f"{path}/{name}"
             except BaseException as exc:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-__all__ = ["Delivered", "DeliveredDraft", "Durability", "frozen"]
+__all__ = ["Delivered", "DeliveredDraft", "Durability"]
 
 
 class Durability(Enum):
@@ -23,7 +23,7 @@ class DeliveredDraft:
     """What becomes a `Delivered` once it has been filled in.
 
     A frozen object takes three times as long to make as one whose attributes are set: group commit sets them, and then
-    says what it is (`frozen`).
+    says what it is, by its class.
     """
 
     __slots__ = (
@@ -95,12 +95,6 @@ class Delivered(DeliveredDraft):
             if getattr(self, field.name) not in (None, "", ())
         )
         return f"<table><caption>Delivered</caption>{rows}</table>"
-
-
-def frozen(draft: DeliveredDraft) -> Delivered:
-    """Return *draft*, all of whose attributes have been set, as what it is from now on."""
-    draft.__class__ = Delivered
-    return draft  # type: ignore[return-value]  # it is one now
 
 
 def _shown(value: object) -> str:
