@@ -343,6 +343,22 @@ async def test_a_signal_that_raises_anything(maildir: Maildir, exc: type[BaseExc
     assert_nothing_is_left(maildir)
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
+async def test_a_signal_that_raises_while_there_is_no_place(tmp_path: Path, is_async: bool) -> None:
+    """A producer that raises as it is paused, with nothing written yet, fails its delivery alone."""
+    maildir = Maildir(tmp_path / "m", commit=GroupCommit(max_pending=1))
+    async with maildir.open_append() as holder:
+        task = AppendTask(maildir)
+        task.start()
+        task.register_producer(producer := Pushes(Odd(), is_async=is_async), streaming=True)
+        task.write(b"chunk")
+        with pytest.raises(AppendError):
+            await task
+        assert producer.stopped == 0
+        await holder.send(b"held")
+    assert maildir.commit.statistics().pending == 0
+
+
 @pytest.mark.parametrize("exc", [StopIteration(), StopAsyncIteration(), GeneratorExit(), Odd(), KeyboardInterrupt()])
 async def test_fail_with_what_no_future_takes(maildir: Maildir, exc: BaseException) -> None:
     """`fail` with what no future takes, or what ends a loop, is an AppendError that it is the cause of."""
@@ -354,6 +370,13 @@ async def test_fail_with_what_no_future_takes(maildir: Maildir, exc: BaseExcepti
     assert caught.value.__cause__ is exc
     assert future.exception() is caught.value
     assert_nothing_is_left(maildir)
+
+
+async def test_an_adapter_of_a_task_that_is_not_started(maildir: Maildir) -> None:
+    """A pull adapter that is asked by hand starts the task that it writes to."""
+    task = AppendTask(maildir)
+    as_producer(b"message", task).resume_producing()
+    assert (await task).size == 7
 
 
 async def test_an_oserror_of_a_source_keeps_its_errno(maildir: Maildir) -> None:

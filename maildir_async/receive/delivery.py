@@ -185,8 +185,9 @@ class Delivery:
 
     def take(self, chunk: BytesLike) -> None:
         """Take a chunk. Ignored after the end or an abort."""
-        if self.state is State.RECEIVING and self.verdict is None and self.receiving().take(chunk):
+        if self.state is State.RECEIVING and self.verdict is None:
             self.state = next_state(self.state, Event.DATA)
+            self.receiving().take(chunk)
 
     def end_message(self) -> None:
         """Called when the message is whole. Ignored after an abort; RuntimeError if it has ended before."""
@@ -235,8 +236,9 @@ class Delivery:
             return
         if error is None:
             assert entry.delivered is not None
-            # In a turn of its own, so that what it raises is nobody else's; before that of whoever awaits the outcome.
-            self._loop.call_soon(self.tell_progress)
+            if self._on_progress is not None:
+                # In a turn of its own, so that what it raises is nobody else's; before whoever awaits the outcome.
+                self._loop.call_soon(self.tell_progress)
             self._end(Event.COMMIT, entry.delivered)
         elif isinstance(error, UncertainAppendError):
             self._end(Event.SYNC_FAIL, error)

@@ -102,24 +102,24 @@ class Reception:
 
     # What comes.
 
-    def take(self, data: BytesLike) -> bool:
-        """Take a chunk, and slow a push producer down if the disk is behind; return whether it was taken.
+    def take(self, data: BytesLike) -> None:
+        """Take a chunk, and slow a push producer down if the disk is behind.
 
-        If not, the delivery has failed: the message is too large, or more comes than can be kept.
+        The delivery fails if the message is too large, or more comes than can be kept.
         """
         chunk = frozen(data)
         if self.is_too_large(self.received + len(chunk)):
-            return False
+            return
         if self.spool.size >= HARD_LIMIT:
             text = f"{self.spool.size} bytes are waiting for the disk, and more come without a pause"
             self._delivery.fail(AppendError(text, errno=errno.ENOBUFS, stage="receive"))
-            return False
+            return
         self.received += len(chunk)
         self.spool.add(chunk)
         if self._delivery.is_admitted:
             self.spool.write_out()
-        self.feed.brake()
-        return True
+        if self._delivery.verdict is None:  # there was no helper process to write it
+            self.feed.brake()
 
     def is_too_large(self, size: int) -> bool:
         """Whether a message of *size* bytes is past the limit: then the delivery has failed."""

@@ -232,6 +232,7 @@ class AppendTask:
 
     def expect_size(self, size: int) -> None:
         """Called with the size of the whole message: one too large is refused before anything of it is written."""
+        self._start_if_idle()
         self._delivery.receiving().is_too_large(size)
 
     def register_producer(self, producer: Any, streaming: bool) -> None:
