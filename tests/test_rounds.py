@@ -178,8 +178,7 @@ def check(disk: CountingDisk, entries: Sequence[Entry]) -> None:
             assert (each.error.stage, each.error.errno) == ("sync", errno.EIO)
     for found in disk.after_power_cut(range(3)):
         assert {each.path for each in entries if each.path} <= set(found), "published, and not durable"
-    # Not yet of tmp/: a thread deposed again and again within microseconds may leave that one open, once a round.
-    assert [disk._names[fd] for fd in disk._open if disk._names[fd] != "/m/tmp"] == []
+    assert [disk._names[fd] for fd in disk._open] == []
     settled(entries)
 
 

@@ -151,8 +151,8 @@ class Batch:
         with self._lock:  # whoever does this may be deposed meanwhile, and what is open is closed once
             opened, self.opened, self.targets = self.opened, [], {}
             tmps, self.tmps = list(self.tmps.values()), {}
+            _live.discard(self)
         self.close_all([*tmps, *opened])
-        _live.discard(self)
 
     def left_behind(self, hand: Hand) -> tuple[bool, Item | None]:
         """Return whether the driver with *hand* has been left behind, and with what."""
@@ -168,7 +168,12 @@ class Batch:
         """Called by a thread that was left behind, once it has nothing to do with this any more."""
         with self._lock:
             self._hanging -= 1
-            closing, self._to_close = ([], self._to_close) if self._hanging else (self._to_close, [])
+            if self._hanging:
+                return
+            closing, self._to_close = self._to_close, []
+            if self not in _live:  # it has been closed, and two that hung may have found and opened one more since
+                tmps, self.tmps = self.tmps, {}
+                closing += tmps.values()
         for opened in closing:
             opened.close()
 
