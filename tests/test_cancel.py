@@ -202,7 +202,7 @@ def _turns(every: bool) -> Iterator[int]:
     turn = 0
     while True:
         yield turn
-        turn += 1 if every else max(1, turn // 20)
+        turn += 1 if every else max(1, turn // 8)
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.heavy)], ids=["sparse", "every"])

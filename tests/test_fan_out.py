@@ -423,15 +423,18 @@ def test_the_rig_notices(broken: type[CrashDisk]) -> None:
 CALLS: Final = ("create", "write", "sync", "close", "link", "rename_noreplace", "open_directory", "mkdir")
 
 
-@pytest.mark.parametrize("message", list(KINDS))
 @pytest.mark.parametrize(
-    "number",
+    ("message", "number"),
     [
-        errno.EIO,
-        errno.EXDEV,
-        *(pytest.param(number, marks=pytest.mark.heavy) for number in (errno.ENOSPC, errno.EACCES)),
+        pytest.param(
+            message,
+            number,
+            id=f"{errno.errorcode[number]}-{message}",
+            marks=() if (message, number) in (("bytes", errno.EIO), ("stream", errno.EXDEV)) else pytest.mark.heavy,
+        )
+        for message in KINDS
+        for number in (errno.EIO, errno.EXDEV, errno.ENOSPC, errno.EACCES)
     ],
-    ids=errno.errorcode.get,
 )
 def test_every_call_fails(tmp_path: Path, message: str, number: int) -> None:
     """Whichever call fails, each maildir is as its outcome says, and no file is left open or in tmp/."""

@@ -134,8 +134,19 @@ def test_told_once_stored_once_whatever_fails(
     until(lambda: not descriptors(tmp_path))
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("number", some(ERRNOS, 3), ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        pytest.param(
+            kind,
+            number,
+            id=f"{errno.errorcode[number]}-{kind}",
+            marks=() if (kind, number) in (("stream", errno.EIO), ("bytes", errno.EXDEV)) else pytest.mark.heavy,
+        )
+        for kind in KINDS
+        for number in ERRNOS
+    ],
+)
 def test_told_once_stored_once_in_a_maildir_that_always_fails(tmp_path: Path, kind: str, number: int) -> None:
     """A call that goes on failing in one of three maildirs, whichever, is that maildir's own failure."""
     make, message = KINDS[kind]
