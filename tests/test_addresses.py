@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from maildir_async.smtp.addresses import Address, host_name, parse_address
+from maildir_async.smtp.addresses import Address, check_delimiters, host_name, parse_address
 from support import reproducible
 
 
@@ -83,7 +83,7 @@ LOCALS: Final = (
     *("a\u200b", "a\u200d", "\u202ea", "\u2066a", "\ufeffa", "a\u00ad", "a\ufe0f", "a\u034f", "\u115f", "\u3164"),
     *("\U000e0041", "a\U000e0100", "\ud800", "a\udce9", "\ue000", "\uffff", "\u0378"),
     # A mark on what is no letter.
-    *("\u0301a", "a.\u0301", "a+\u0301", "a/\u0338"),
+    *("\u0301a", "a.\u0301", "a/\u0338"),
 )
 
 
@@ -92,6 +92,71 @@ def test_local_parts_that_nobody_has(local: str) -> None:
     """What could be more than the name of one directory, or look like another one's, is nobody's."""
     assert parse_address(f"{local}@example.com") is None
     assert parse_address(local) is None
+
+
+REPLY: Final = "reply+" + "x" * 188  # with the 64 octets of a user, which are the user's alone
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "detail"),
+    [
+        (REPLY, "reply", "x" * 188),
+        ("a" * 64 + "+" + "x" * 100, "a" * 64, "x" * 100),
+        ("list+alice=example.org", "list", "alice=example.org"),
+        ("srs0+hash=tt=example.org=alice", "srs0", "hash=tt=example.org=alice"),
+        *(("a+x..y", "a", "x..y"), ("a+x.", "a", "x."), ("a+x/y", "a", "x/y"), ("a+../../etc", "a", "../../etc")),
+        *(("A+\u00c9T\u00c9", "a", "\u00e9t\u00e9"), ("a+\u0301", "a", "\u0301"), ("a+e\u0301", "a", "\u00e9")),
+        ('"a+b c"', "a", "b c"),
+        ('"a+b@c"', "a", "b@c"),
+        ("a+\U0001f600", "a", "\U0001f600"),
+    ],
+)
+def test_the_detail_is_free(text: str, user: str, detail: str) -> None:
+    """RFC 5233 bounds no detail: VERP, SRS and reply tokens have what no user's name may have."""
+    assert parse_address(f"{text}@example.com") == Address(user, "example.com", detail)
+
+
+@pytest.mark.parametrize("local", ["a+\0", "a+\n", "a+\x7f", "a+\ud800", "a+\u202e", "a" * 65 + "+x", ".+x", "a b+x"])
+def test_details_that_are_none(local: str) -> None:
+    """What cannot be seen is in no detail; and the rules for users hold for them, with a detail or without."""
+    assert parse_address(f"{local}@example.com") is None
+
+
+@pytest.mark.parametrize(
+    ("delimiters", "local", "user", "detail", "delimiter"),
+    [
+        *(("", "a+b", "a+b", "", "+"), ("-", "a+b", "a+b", "", "+"), ("-", "a-b", "a", "b", "-")),
+        *(("-", "a-b-c", "a", "b-c", "-"), ("+-", "a-b+c", "a", "b+c", "-"), ("-+", "a+b-c", "a", "b-c", "+")),
+        *(("-", "a-", "a", "", "+"), ("+-", "+a-b", "+a-b", "", "+"), (".", "a.b", "a", "b", ".")),
+        *(("-", "owner-list", "owner-list", "", "+"), ("-", "List-Request", "list-request", "", "+")),
+        *(("-", "list-request-x", "list", "request-x", "-"), ("-", "mailer-daemon", "mailer-daemon", "", "+")),
+        *(("+", "owner-list+x", "owner-list", "x", "+"), ("_=", "a=b_c", "a", "b_c", "=")),
+    ],
+)
+def test_delimiters(delimiters: str, local: str, user: str, detail: str, delimiter: str) -> None:
+    """Each of several divides where it comes first, but not in front; what Postfix never divides stays whole."""
+    address = parse_address(f"{local}@example.com", delimiters)
+    assert address == Address(user, "example.com", detail, delimiter)
+    assert parse_address(address.whole, delimiters) == address
+
+
+def test_a_hyphen_in_front_is_no_name() -> None:
+    """With a hyphen for a delimiter too: it would look like an option."""
+    assert parse_address("-a@example.com", "-") is None
+    assert parse_address("-a@example.com", "+-") is None
+
+
+@pytest.mark.parametrize("delimiters", ["a", "7", " ", "@", '"', "\\", "(", "\u00b7", "\n", "+a"])
+def test_delimiters_that_are_none(delimiters: str) -> None:
+    """Letters and digits would take every name apart, and what is in no unquoted local part none."""
+    with pytest.raises(ValueError, match="delimiter"):
+        check_delimiters(delimiters)
+
+
+def test_good_delimiters() -> None:
+    """Any, several, or none."""
+    for delimiters in ("", "+", "-", "+-", "=_./!#$%&'*?^`{|}~"):
+        assert check_delimiters(delimiters) == delimiters
 
 
 DOMAINS: Final = (
@@ -140,7 +205,8 @@ def test_what_is_parsed_is_in_its_last_form(local: str, domain: str) -> None:
         return
     assert parse_address(address.whole) == address
     assert address.domain.isascii()
-    for part in (address.local, address.whole_local, address.domain):
+    assert address.whole.isprintable()
+    for part in (address.local, address.domain):
         assert part
         assert part[0] not in ".-"
         assert part.isprintable()

@@ -8,7 +8,7 @@ from typing import Final
 
 import idna
 
-__all__ = ["Address", "host_name", "parse_address", "unquoted"]
+__all__ = ["Address", "check_delimiters", "divided", "folded", "host_name", "parse_address", "unquoted"]
 
 LOCAL_MAX: Final = 64  # octets: RFC 5321 §4.5.3.1.1
 HOST_MAX: Final = 253  # octets without a dot at the end: RFC 1035 §2.3.4
@@ -32,6 +32,9 @@ _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
 
+#: Names that are whole although ``-`` is a delimiter.
+_UNDIVIDED: Final = re.compile(r"owner-.*|.+-request|mailer-daemon", re.IGNORECASE | re.DOTALL)
+
 #: Letters, digits and hyphens (RFC 952), and the underscore, which some sites have in the names of their hosts.
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 
@@ -41,15 +44,17 @@ class Address:
     """An address in one form for all its spellings: lower case, NFC, the domain in ASCII.
 
     Attributes:
-        local: the local part, without *detail*.
+        local: the local part, without *detail*: the user.
         domain: "" for the one address without, postmaster (RFC 5321 §4.5.1).
-        detail: what follows the first ``+`` of the local part (RFC 5233), or "".
+        detail: what follows the first delimiter of the local part (RFC 5233), or "".
+        delimiter: that character; ``+`` where there is no detail.
 
     """
 
     local: str
     domain: str
     detail: str = ""
+    delimiter: str = "+"
 
     def __str__(self) -> str:
         return f"{self.local}@{self.domain}" if self.domain else self.local
@@ -57,7 +62,7 @@ class Address:
     @property
     def whole_local(self) -> str:
         """The local part with its detail."""
-        return f"{self.local}+{self.detail}" if self.detail else self.local
+        return f"{self.local}{self.delimiter}{self.detail}" if self.detail else self.local
 
     @property
     def whole(self) -> str:
@@ -65,26 +70,61 @@ class Address:
         return f"{self.whole_local}@{self.domain}" if self.domain else self.whole_local
 
 
-def parse_address(text: str) -> Address | None:
-    """Return the address, or None if it can name no mailbox here.
+def parse_address(text: str, delimiters: str = "+") -> Address | None:
+    """Return the address, or None if its user can have no directory of his name here.
 
-    The local part can be used as the name of a directory, and so can the domain: neither is empty, begins with a dot,
+    The user's name can be used as the name of a directory, and so can the domain: neither is empty, begins with a dot,
     or has a slash, a NUL, a space, or anything that cannot be seen. An address that breaks these rules is nobody's,
-    even where RFC 5321 would let it be somebody's.
+    even where RFC 5321 would let it be somebody's. The 64 octets of RFC 5321 are the user's too. The detail is free:
+    it may hold whatever can be seen, and is never part of a path.
+
+    Args:
+        text: the address, without angle brackets.
+        delimiters: characters that separate user and detail (see `divided`); "" for none.
+
     """
     local, at, domain = text.rpartition("@")
-    folded = _folded(unquoted(local if at else text))
-    if folded is None:
+    name, delimiter, detail = divided(unquoted(local if at else text), delimiters)
+    user = _folded(name)
+    if user is None:
         return None
-    user, _, detail = folded.partition("+")
-    if not user:
-        user, detail = folded, ""
-    if user.endswith("."):
-        return None  # no dot-string, without its detail
+    if detail:
+        detail = folded(detail)
+        if not detail.isprintable():
+            return None
+    else:
+        delimiter = "+"
     if not at:
-        return Address(user, "", detail) if user == "postmaster" else None
+        return Address(user, "", detail, delimiter) if user == "postmaster" else None
     host = host_name(domain)
-    return Address(user, host, detail) if host is not None else None
+    return Address(user, host, detail, delimiter) if host is not None else None
+
+
+def divided(local: str, delimiters: str) -> tuple[str, str, str]:
+    """Return user, delimiter and detail of a local part; the whole of it as the user where it has no detail.
+
+    Each of *delimiters* ends the user's name where it comes first, unless it is the first character of all. Where ``-``
+    is one of them, ``owner-list``, ``list-request`` and ``mailer-daemon`` are whole names. All this is as Postfix has
+    it (``recipient_delimiter`` in postconf(5), ``owner_request_special``, and split_addr.c for what it never splits).
+    """
+    if len(delimiters) == 1 and delimiters != "-":
+        name, delimiter, detail = local.partition(delimiters)
+    else:
+        at = next((at for at, char in enumerate(local) if char in delimiters), len(local))
+        name, delimiter, detail = local[:at], local[at : at + 1], local[at + 1 :]
+        if "-" in delimiters and _UNDIVIDED.fullmatch(local):
+            return local, "", ""
+    return (name, delimiter, detail) if name else (local, "", "")
+
+
+def check_delimiters(delimiters: str) -> str:
+    """Return *delimiters*; ValueError if one could be part of any user's name, or of no local part at all."""
+    if not isinstance(delimiters, str):  # pyright: ignore[reportUnnecessaryIsInstance] it comes from callers
+        raise TypeError(f"delimiters must be str, not {delimiters!r}")
+    for char in delimiters:
+        if not char.isascii() or not char.isprintable() or char.isalnum() or char in ' "(),:;<>@[\\]':
+            raise ValueError(f"not a delimiter between user and detail: {char!r}")
+    return delimiters
 
 
 def unquoted(local: str) -> str:
@@ -117,19 +157,23 @@ def host_name(domain: str) -> str | None:
     return name if len(name) <= HOST_MAX else None
 
 
-def _folded(local: str) -> str | None:
-    """Return a local part as it is compared and stored, or None for one that no user here has."""
-    if len(local) > LOCAL_MAX:
+def folded(text: str) -> str:
+    """Return *text* in the one form in which it is compared: lower case and NFC."""
+    if text.isascii():
+        return text.lower()
+    # Once more after lower(), which may take a letter apart.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+
+
+def _folded(user: str) -> str | None:
+    """Return a user's name as it is compared and stored, or None for one that no user here has."""
+    if len(user) > LOCAL_MAX:
         return None
-    if local.isascii():
-        folded = local.lower()
-    else:
-        # Once more after lower(), which may take a letter apart.
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", local).lower())
-        if not _is_of_letters(folded):
-            return None
+    name = folded(user)
+    if not name.isascii() and not _is_of_letters(name):
+        return None
     # A length that lower() changes counts in the form that is stored; both are far below a file name's 255.
-    return folded if _LOCAL.fullmatch(folded) and len(folded.encode()) <= LOCAL_MAX else None
+    return name if _LOCAL.fullmatch(name) and len(name.encode()) <= LOCAL_MAX else None
 
 
 def _is_of_letters(folded: str) -> bool:
