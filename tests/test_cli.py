@@ -242,17 +242,25 @@ def test_a_message_past_the_limit_exits_with_65(through_a_pipe: bool, tmp_path: 
     assert exact.returncode == 0
 
 
-def test_what_is_not_a_maildir_exits_with_73(tmp_path: Path) -> None:
-    """A path that is a file, or a missing one with --no-create, is 73 (EX_CANTCREAT)."""
+def test_what_is_not_a_maildir_exits_with_75(tmp_path: Path) -> None:
+    """Where the store may be away for a while the code is 75 (EX_TEMPFAIL): after 73 Postfix would bounce the message.
+
+    A path that is a file, a link that leads nowhere, a missing maildir with --no-create. Nothing is made.
+    """
     (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
 
     file = run("deliver", tmp_path / "file", stdin=MESSAGE)
     missing = run("deliver", tmp_path / "missing", "--no-create", stdin=MESSAGE)
     below = run("deliver", tmp_path / "file/line 1\nline 2", stdin=MESSAGE)
     clean = run("clean", tmp_path / "missing")
+    link = run("deliver", tmp_path / "link", stdin=MESSAGE)
+    above = run("deliver", tmp_path / "link" / "box", stdin=MESSAGE)
 
-    assert [done.returncode for done in (file, missing, below, clean)] == [os.EX_CANTCREAT] * 4
-    assert all("is not a maildir" in one_line(done.stderr) for done in (file, missing, below, clean))
+    told = (file, missing, below, clean, link, above)
+    assert [done.returncode for done in told] == [os.EX_TEMPFAIL] * 6
+    assert all("is not a maildir" in one_line(done.stderr) for done in told)
+    assert not (tmp_path / "nowhere").exists()
     assert (tmp_path / "file").read_bytes() == b"mine"
     assert not (tmp_path / "missing").exists()
 

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import IO, Any, Final, NoReturn
 
 from maildir_async.disk.threads import Crew
-from maildir_async.errors import MaildirError, NotAMaildirError
+from maildir_async.errors import MaildirError
 from maildir_async.format.content import NEWLINES
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import check_flags
@@ -175,8 +175,8 @@ def _serve(arguments: Sequence[str]) -> int:
 
 
 def _exit_code(exc: MaildirError) -> int:
-    if isinstance(exc, NotAMaildirError):
-        return os.EX_CANTCREAT
+    # Also where there is no maildir, be it a file or a link that leads nowhere: the store may be away for a while, and
+    # Postfix's pipe(8) and local(8) return the message to its sender after 73.
     if exc.temporary:
         return os.EX_TEMPFAIL
     return os.EX_CANTCREAT if exc.stage == "create" else os.EX_DATAERR

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from maildir_async.disk.base import Base
 from maildir_async.disk.calls import UNSUPPORTED, Disk
 from maildir_async.errors import NotAMaildirError
 
@@ -18,6 +19,8 @@ DIRECTORY_MODE: Final = 0o700
 
 #: tmp/ comes last: a maildir that has one is whole.
 SUBDIRECTORIES: Final = ("cur", "new", "tmp")
+
+_NOTHING: Final = Base()
 
 #: What this process has found or made durable, itself and all above it: (disk, path of a directory) → its identity.
 _durable: Final[dict[tuple[Disk, str], tuple[int, int, int]]] = {}
@@ -37,15 +40,24 @@ def sync_directory(disk: Disk, path: str) -> None:
 
 
 class Directories:
-    """``tmp/``, ``new/`` and ``cur/`` of the maildir at *path*."""
+    """``tmp/``, ``new/`` and ``cur/`` of the maildir at *path*.
 
-    __slots__ = ("create", "cur", "disk", "is_whole", "new", "path", "tmp")
+    Args:
+        path: absolute.
+        disk: the system calls.
+        create: whether a delivery may make what is missing.
+        base: what nothing is made without.
 
-    def __init__(self, path: str, *, disk: Disk, create: bool) -> None:
+    """
+
+    __slots__ = ("base", "create", "cur", "disk", "is_whole", "new", "path", "tmp")
+
+    def __init__(self, path: str, *, disk: Disk, create: bool, base: Base = _NOTHING) -> None:
         self.path = path
         self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
         self.disk = disk
         self.create = create
+        self.base = base
         self.is_whole = False  # whether all three have been seen, by way of this object
 
     def subdirectory(self, name: str) -> str:
@@ -64,25 +76,6 @@ class Directories:
                 path = os.path.dirname(path)
             except OSError:
                 return self.path
-
-    def check_room(self, size: int) -> None:
-        """Raise OSError or `NotAMaildirError` if a message of *size* bytes can be seen to have no place here now.
-
-        What is missing is no reason if a delivery may make it.
-        """
-        for name in ("tmp", "new"):
-            path = self.subdirectory(name)
-            try:
-                if self.disk.room(path) < max(size, 1):  # nor has an empty one, if there is no room at all
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-            except FileNotFoundError:
-                if not self.create:
-                    raise NotAMaildirError(
-                        f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
-                    ) from None
-                return
-            except NotADirectoryError:
-                raise self._not_a_maildir(path) from None
 
     def check_whole(self) -> list[str]:
         """Look whether all three are there, as a first use must: what is missing is made, or `NotAMaildirError`.
@@ -112,12 +105,14 @@ class Directories:
         From the outside in, and nothing is made in a directory whose own entry is not synced. So whoever dies on the
         way, or makes the same at the same time: a directory that has something in it is durable, and one that is
         empty may not be. Returns warnings: the parent of what was there already may not be open to this process.
-        `NotAMaildirError` if something on the way is not a directory.
+        `NotAMaildirError` if something on the way is not a directory, or if there is nothing to make it in: a file
+        system that is not mounted, say.
         """
         existing, missing = self.path, list[str]()
-        while not self._is_directory(existing):
+        while not self.is_directory(existing):
             missing.append(existing)
             existing = os.path.dirname(existing)
+        self.base.check(self.disk)
         if not missing:
             self.missing()  # raises before anything is made, if one of them is a file
         warnings = self._make_durable(existing)
@@ -171,13 +166,14 @@ class Directories:
         finally:
             self.disk.close(fd)
 
-    def _is_directory(self, path: str) -> bool:
+    def is_directory(self, path: str) -> bool:
+        """Whether there is a directory, or a link to one; `NotAMaildirError` if there is something else."""
         try:
             fd = self.disk.open_directory(path)
         except FileNotFoundError:
             return False
         except NotADirectoryError:
-            raise self._not_a_maildir(path) from None
+            raise self.not_a_maildir(path) from None
         self.disk.close(fd)
         return True
 
@@ -185,12 +181,13 @@ class Directories:
         try:
             self.disk.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
-            if not self._is_directory(path):
-                raise self._not_a_maildir(path) from None  # a dangling symbolic link
+            if not self.is_directory(path):
+                raise self.not_a_maildir(path) from None  # a dangling symbolic link
         except NotADirectoryError:
-            raise self._not_a_maildir(path) from None
+            raise self.not_a_maildir(path) from None
 
-    def _not_a_maildir(self, path: str) -> NotAMaildirError:
+    def not_a_maildir(self, path: str) -> NotAMaildirError:
+        """Return the error for a *path* that should be a directory and is something else."""
         return NotAMaildirError(
             f"{self.path} is not a maildir: {path} is not a directory",
             errno=errno.ENOTDIR,
@@ -199,15 +196,16 @@ class Directories:
 
     def missing(self) -> list[str]:
         """Return which of the three subdirectories are not there."""
-        return [name for name in SUBDIRECTORIES if not self._is_there(self.subdirectory(name))]
+        return [name for name in SUBDIRECTORIES if not self.is_there(self.subdirectory(name))]
 
-    def _is_there(self, path: str) -> bool:
+    def is_there(self, path: str) -> bool:
+        """Whether there is a directory, readable or not; `NotAMaildirError` if there is something else."""
         try:
             self.disk.stat(f"{path}/.")  # which follows a symbolic link, and asks for no right to read
         except FileNotFoundError:
             return False
         except NotADirectoryError:
-            raise self._not_a_maildir(path) from None
+            raise self.not_a_maildir(path) from None
         except PermissionError:
             pass  # closed to this process, as cur/ may be to a delivery agent
         return True
@@ -296,7 +294,7 @@ class Directories:
                 f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
             ) from None
         except NotADirectoryError:
-            raise self._not_a_maildir(self.subdirectory(name)) from None
+            raise self.not_a_maildir(self.subdirectory(name)) from None
 
 
 def unsyncable(path: str, exc: OSError) -> str:

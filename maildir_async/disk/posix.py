@@ -137,6 +137,7 @@ class PosixDisk:
         return os.listdir(path)
 
     def room(self, path: str) -> int:
+        path = f"{path}/."  # a file in its place may be executable, and has a file system too
         if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             os.stat(path)  # which says so if it is not there
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

@@ -319,9 +319,9 @@ def _joined(entry: Entry) -> bytes:
 
 
 def _options(mailbox: Mailbox, plan: Plan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    directories = mailbox.directories
+    directories, base = mailbox.directories, mailbox.directories.base
     return (
-        (directories.path, directories.create, mailbox.mode),
+        (directories.path, directories.create, mailbox.mode, base.directory, base.mount),
         (plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),
     )
 

@@ -11,6 +11,7 @@ from maildir_async.commit.entry import Chunks, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.queue import PATIENCE_S, Queue
 from maildir_async.commit.streams import STREAM_THREADS, Watch
+from maildir_async.disk.base import Base
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.streamfile import StreamFile
@@ -97,8 +98,8 @@ class Work:
         self._queue.turns.submit(entry)
         return entry
 
-    def _make_mailbox(self, path: str, create: bool, mode: int) -> Mailbox:
-        return Mailbox(Directories(path, disk=self._disk, create=create), _no_names, mode)
+    def _make_mailbox(self, path: str, create: bool, mode: int, base: str, mount: str) -> Mailbox:
+        return Mailbox(Directories(path, disk=self._disk, create=create, base=Base(base, mount)), _no_names, mode)
 
     def _make_plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, newline: Newline) -> Plan:
         return Plan(Durability(durability), flags, mtime_ns, prefix, newline)

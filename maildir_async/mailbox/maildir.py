@@ -11,10 +11,12 @@ from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.entry import Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.waiting import run_in_thread, until_done
+from maildir_async.disk.base import base_of
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.errors import append_error, busy_error
 from maildir_async.format.content import Newline
@@ -66,6 +68,9 @@ class Maildir:
         path: the directory that holds ``tmp``, ``new`` and ``cur``. A relative one is taken from where the process
             stands now. What ``..`` means in it, after a symbolic link, is left to the system.
         create: whether to make it, or what is missing of it, when the first message comes.
+        create_below: a directory that has to be there for that, by its absolute path: only what is below it is made.
+            Where it is missing, or a symbolic link that leads nowhere, the store is away: `NotAMaildirError`.
+        require_mount: a directory that has to be a mount point for that, likewise.
         durability: what messages survive when `append` returns; `Durability.FULL`, unless told to be weaker.
         commit: the `GroupCommit` to share syncs in; the process's own by default.
         file_mode: permission bits of message files, whatever the umask.
@@ -81,6 +86,8 @@ class Maildir:
         path: str | os.PathLike[str],
         *,
         create: bool = True,
+        create_below: str | os.PathLike[str] | None = None,
+        require_mount: str | os.PathLike[str] | None = None,
         durability: Durability = Durability.FULL,
         commit: GroupCommit | None = None,
         file_mode: int = 0o600,
@@ -93,7 +100,8 @@ class Maildir:
             raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
-        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create))
+        base = base_of(create_below, require_mount)
+        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create), base=base)
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
@@ -138,7 +146,7 @@ class Maildir:
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await _in_thread(self, partial(self.mailbox.directories.check_room, size))
+        await _in_thread(self, partial(check_room, self.mailbox.directories, size))
 
     async def append(
         self,
