@@ -163,7 +163,14 @@ async def test_users_of_a_file(tmp_path: Path) -> None:
     assert await layout("Postmaster") == "/mail/b.example/postmaster"
     file.write_text("postmaster@b.example\n")
     users.load()
-    assert await layout("postmaster") is None  # not listed
+    assert await layout("POSTMASTER") == "/mail/b.example/postmaster"
+    assert await Layout("/mail/{user}", users=users)("postmaster+x") == "/mail/postmaster"
+    file.write_text("postmaster\nbob@a.example\n")
+    users.load()
+    assert await layout("postmaster") is None  # nor has any domain one
+    assert await layout("postmaster@a.example") is None
+    assert await Layout("/mail/{user}", users=users)("Postmaster@a.example") == "/mail/postmaster"
+    assert await Layout("/mail/{user}", users=users)("postmaster@b.example") is None
     file.write_text("Alice@example.com\nbob+own@example.com\n")
     users.load()
     file.write_text("carol@example.com\nnot an address\n")
@@ -191,7 +198,7 @@ def test_a_map_in_a_file(tmp_path: Path) -> None:
     assert resolve("bob+y@example.com") == "/mail/bob"
     assert resolve("../bob@example.com") is None
     bads = (b"bob@example.com\n", b"bob@example.com mail/bob\n", b"bob /mail/bob\n", b"ALICE@example.com /mail/new\n")
-    for bad in (*bads, b"b\xe9b@example.com /mail/bob\n", b"bob@example.com /mail/\0\n", b'"a b"@example.com /mail/b'):
+    for bad in (*bads, b"b\xe9b@example.com /mail/bob\n", b"bob@example.com /mail/\0\n", b"a,b@example.com /mail/b"):
         file.write_bytes(b"alice@example.com /mail/new\n" + bad)
         with pytest.raises(ValueError, match="line 2"):
             resolve.load()
@@ -235,24 +242,11 @@ def test_a_map_in_memory(tmp_path: Path) -> None:
             AddressMap(bad)
 
 
-async def test_a_maildir_that_cannot_be_seen_is_not_missing(tmp_path: Path) -> None:
-    """What may heal, a loop of links here, is an OSError, and makes nobody unknown."""
-    (tmp_path / "alice").symlink_to("alice")
-    layout = Layout(f"{tmp_path}/{{user}}")
-    with pytest.raises(OSError, match="symbolic links"):
-        await layout("alice@example.com")
-
-
 async def test_a_maildir_being_made_is_one(tmp_path: Path) -> None:
     """One of its directories is enough: to say that there is no such user would be for ever."""
     for name in ("cur", "new", "tmp"):
         (tmp_path / name / name).mkdir(parents=True)
         assert await Layout(f"{tmp_path}/{{user}}")(f"{name}@example.com") == f"{tmp_path}/{name}"
-    (tmp_path / "file").touch()
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "new").touch()
-    for name in ("file", "other"):
-        assert await Layout(f"{tmp_path}/{{user}}")(f"{name}@example.com") is None
 
 
 async def test_a_name_too_long_is_nobody_s() -> None:

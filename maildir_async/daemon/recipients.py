@@ -1,7 +1,10 @@
 """Who there is, as the command line has it: a layout, perhaps with users, or a map; and read again on SIGHUP."""
 
 from maildir_async.daemon.options import Settings
-from maildir_async.smtp.recipients import Layout, MapFile, Resolver, UserFile
+from maildir_async.smtp.layout import Layout
+from maildir_async.smtp.maps import MapFile
+from maildir_async.smtp.recipients import Resolver
+from maildir_async.smtp.tables import UserFile
 
 __all__ = ["Recipients"]
 

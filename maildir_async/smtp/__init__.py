@@ -5,9 +5,13 @@ Needs the extra ``maildir-async[smtp]``.
 
 from maildir_async.smtp.delivery import Delivery, DeliveryOpener, Refused
 from maildir_async.smtp.handler import MaildirHandler
+from maildir_async.smtp.layout import Layout
+from maildir_async.smtp.maps import AddressMap, MapFile
 from maildir_async.smtp.message import Client, Receipt
-from maildir_async.smtp.recipients import AddressMap, Layout, MapFile, Resolver, UserFile
+from maildir_async.smtp.recipients import Resolver, Target
+from maildir_async.smtp.site import Site
 from maildir_async.smtp.streaming import StreamingLMTP, StreamingSMTP
+from maildir_async.smtp.tables import UserFile
 
 __all__ = [
     "AddressMap",
@@ -20,7 +24,9 @@ __all__ = [
     "Receipt",
     "Refused",
     "Resolver",
+    "Site",
     "StreamingLMTP",
     "StreamingSMTP",
+    "Target",
     "UserFile",
 ]

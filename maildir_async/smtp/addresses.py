@@ -1,5 +1,6 @@
 """What an address of a RCPT command names: a local part and a domain that are safe as names of directories. Pure."""
 
+import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Final
 
 import idna
 
-__all__ = ["Address", "check_delimiters", "divided", "folded", "host_name", "parse_address", "unquoted"]
+__all__ = ["Address", "check_delimiters", "destination", "host_name", "parse_address", "parse_key", "unquoted"]
 
 LOCAL_MAX: Final = 64  # octets: RFC 5321 §4.5.3.1.1
 HOST_MAX: Final = 253  # octets without a dot at the end: RFC 1035 §2.3.4
@@ -31,6 +32,13 @@ _CATEGORIES: Final = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
 _INVISIBLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
+
+#: A quoted string, and atoms with dots between them or anywhere (RFC 5321 §4.1.2, RFC 6531 §3.3).
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_UNQUOTED: Final = re.compile(r'[^\s"(),:;<>@\[\\\]]+')
+
+#: An address literal in lower case: of IPv4, or with a tag.
+_LITERAL: Final = re.compile(r"\[(?:[0-9.]+|[a-z0-9-]*[a-z0-9]:[!-Z^-~]+)\]")
 
 #: Names that are whole although ``-`` is a delimiter.
 _UNDIVIDED: Final = re.compile(r"owner-.*|.+-request|mailer-daemon", re.IGNORECASE | re.DOTALL)
@@ -98,6 +106,49 @@ def parse_address(text: str, delimiters: str = "+") -> Address | None:
         return Address(user, "", detail, delimiter) if user == "postmaster" else None
     host = host_name(domain)
     return Address(user, host, detail, delimiter) if host is not None else None
+
+
+def parse_key(text: str, delimiters: str = "+") -> Address | None:
+    """Return any address in the form in which addresses are compared, or None for what is none.
+
+    No path may be made of it: the local part may hold a slash, and blanks if it is quoted, and the domain may be an
+    address literal. What is quoted is the same as what it stands for (RFC 5321 §4.1.2).
+    """
+    local, at, domain = text.rpartition("@")
+    if text.endswith("]"):
+        local, at, rest = text.rpartition("@[")
+        domain = f"[{rest}"
+    name = local if at else text
+    if (
+        not (_QUOTED if name.startswith('"') else _UNQUOTED).fullmatch(name)
+        or not (name := unquoted(name)).isprintable()
+    ):
+        return None
+    user, delimiter, detail = divided(folded(name), delimiters)
+    if not user:
+        return None  # the empty string, quoted
+    if not detail:
+        delimiter = "+"
+    if not at:
+        return Address(user, "", detail, delimiter) if user == "postmaster" else None
+    host = destination(domain)
+    return Address(user, host, detail, delimiter) if host is not None else None
+
+
+def destination(domain: str) -> str | None:
+    """Return a domain, or an address literal (RFC 5321 §4.1.3), in the one form that all spellings of it have."""
+    if not domain.startswith("["):
+        return host_name(domain)
+    literal = domain.lower()
+    if not _LITERAL.fullmatch(literal):
+        return None
+    tag, colon, content = literal[1:-1].partition(":")
+    try:
+        if not colon:
+            return f"[{ipaddress.IPv4Address(tag)}]"
+        return f"[ipv6:{ipaddress.IPv6Address(content)}]" if tag == "ipv6" else literal
+    except ValueError:
+        return None
 
 
 def divided(local: str, delimiters: str) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 """From a recipient to a maildir that has room for the message, or to the reply that the recipient is refused with."""
 
+import asyncio
 import inspect
 import logging
 import os
@@ -7,11 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from maildir_async.disk.base import Base
 from maildir_async.disk.paths import absolute
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.smtp.recipients import Resolver
+from maildir_async.smtp.delivery import Refused
+from maildir_async.smtp.looking import lookers
+from maildir_async.smtp.recipients import Found, Resolver, Target
 from maildir_async.smtp.user_code import trouble
 
 __all__ = ["Finder", "Recipient"]
@@ -28,6 +33,8 @@ CHECKED_SIZE: Final = 2**20
 #: Past so many maildirs all are forgotten.
 CHECKED_MAX: Final = 10_000
 
+_posix: Final = PosixDisk()
+
 log: Final = logging.getLogger("maildir_async.smtp")
 
 
@@ -36,21 +43,20 @@ class Recipient(NamedTuple):
 
     Attributes:
         address: as the client wrote it.
-        maildir: where the message goes; None if there is nothing, or nobody knows.
+        maildirs: where the message goes; none if nobody knows. Each is there once.
+        names: whom ``Delivered-To`` names in each of them: another address behind an alias.
         reply: what it is refused with; "" if it is not.
-        error: what is wrong with the maildir, if anything is.
+        error: what is wrong with a maildir, if anything is.
+        path: that maildir's, or that of the first one; None if there is none.
 
     """
 
     address: str
-    maildir: Maildir | None
+    maildirs: tuple[Maildir, ...] = ()
+    names: tuple[str, ...] = ()
     reply: str = ""
     error: MaildirError | None = None
-
-    @property
-    def path(self) -> str | None:
-        """The path of the maildir."""
-        return None if self.maildir is None else self.maildir.path
+    path: str | None = None
 
 
 class Finder:
@@ -59,11 +65,14 @@ class Finder:
     Args:
         resolve: finds the paths.
         maildir: makes the maildir at a path.
+        mount: a directory that has to be a mount point for anybody to be found; None for none.
 
     """
 
-    def __init__(self, resolve: Resolver, maildir: Callable[[str], Maildir]) -> None:
+    def __init__(self, resolve: Resolver, maildir: Callable[[str], Maildir], *, mount: Base | None = None) -> None:
         self._resolve = resolve
+        self._mount = mount
+        self._mounted_at = -CHECKED_S  # when that was seen
         self._maildir = maildir
         self._made: dict[str, tuple[float, Maildir]] = {}  # when, at this absolute path
         self._checked: dict[Maildir, tuple[float, int]] = {}  # when, and for how many bytes
@@ -71,17 +80,43 @@ class Finder:
     async def find(self, address: str, size: int) -> Recipient:
         """Return who has this *address*, or why nobody has; refused if *size* bytes can be seen to have no room."""
         try:
-            path = self._resolve(address)
-            if not isinstance(path, str) and inspect.isawaitable(path):
-                path = await path
-            maildir = None if path is None else self._at(path)
+            if self._mount is not None:
+                await self._check_mount(self._mount)
+            found = self._resolve(address)
+            if not isinstance(found, str) and inspect.isawaitable(found):
+                found = await found
+            if type(found) is str:
+                maildir = self._at(found)
+                recipient = Recipient(address, (maildir,), (address,), path=maildir.path)
+            else:
+                recipient = self._of(address, found)
+        except Refused as exc:
+            return Recipient(address, reply=exc.reply)
+        except MaildirError as exc:  # the store is away, and that is nobody's defect
+            return Recipient(address, reply=exc.smtp_reply, error=exc)
         except BaseException as exc:
             log.error("looking up a recipient failed", exc_info=trouble(exc))
-            return Recipient(address, None, LOOKUP_FAILED)
-        if maildir is None:
-            return Recipient(address, None, UNKNOWN_USER)
-        recipient = Recipient(address, maildir)
+            return Recipient(address, reply=LOOKUP_FAILED)
+        if not recipient.maildirs:
+            return Recipient(address, reply=UNKNOWN_USER)
         return recipient if self.is_in_order(recipient, size) else await self.look(recipient, size)
+
+    def _of(self, address: str, found: Found) -> Recipient:
+        """Return the recipient of what a resolver has found, in whatever form it says so."""
+        if found is None or isinstance(found, (str, os.PathLike)):
+            found = () if found is None else (found,)
+        names: dict[Maildir, str] = {}
+        for path in found:
+            names.setdefault(self._at(path), path.address if isinstance(path, Target) else address)
+        maildirs = tuple(names)
+        return Recipient(address, maildirs, tuple(names.values()), path=maildirs[0].path if maildirs else None)
+
+    async def _check_mount(self, mount: Base) -> None:
+        """Raise `NotAMaildirError` if what has to be a mount point is none, or has been none of late."""
+        now = time.monotonic()
+        if now - self._mounted_at >= CHECKED_S:
+            await asyncio.get_running_loop().run_in_executor(lookers, mount.check_mount, _posix)
+            self._mounted_at = now
 
     def _at(self, path: "str | os.PathLike[str]") -> Maildir:
         now = time.monotonic()
@@ -102,27 +137,41 @@ class Finder:
         return maildir
 
     def is_in_order(self, recipient: Recipient, size: int) -> bool:
-        """Whether it has been seen of late that there is room for *size* bytes."""
-        checked = self._checked.get(recipient.maildir) if recipient.maildir is not None else None
-        if checked is None:
-            return False
-        return time.monotonic() - checked[0] < CHECKED_S and size <= max(checked[1], CHECKED_SIZE)
+        """Whether it has been seen of late that there is room for *size* bytes, in all of its maildirs."""
+        now, maildirs = time.monotonic(), recipient.maildirs
+        for maildir in maildirs:
+            checked = self._checked.get(maildir)
+            if checked is None or now - checked[0] >= CHECKED_S or size > max(checked[1], CHECKED_SIZE):
+                return False
+        return bool(maildirs)
 
     async def look(self, recipient: Recipient, size: int) -> Recipient:
         """Return *recipient* as it was found, refused if *size* bytes can be seen to have no room by now.
 
         A worker thread looks. Whether there is a place in the queue is not asked: there may be one when it is needed.
+        Of several maildirs, one that cannot have the message has it refused for all: with each try they would get it
+        again. What may heal goes before what will not.
         """
-        maildir, now = recipient.maildir, time.monotonic()
-        assert maildir is not None
+        refused: tuple[Maildir, MaildirError] | None = None
+        for maildir in recipient.maildirs:
+            error = await self._look_at(maildir, size)
+            if error is not None and (refused is None or (error.temporary and not refused[1].temporary)):
+                refused = maildir, error
+        if refused is None:
+            return recipient
+        maildir, error = refused
+        return recipient._replace(reply=error.smtp_reply, error=error, path=maildir.path)
+
+    async def _look_at(self, maildir: Maildir, size: int) -> MaildirError | None:
+        now = time.monotonic()
         try:
             await maildir.check_room(size)
         except BusyError:
-            return recipient
+            return None
         except MaildirError as exc:
             self._checked.pop(maildir, None)
-            return Recipient(recipient.address, maildir, exc.smtp_reply, exc)
+            return exc
         if len(self._checked) >= CHECKED_MAX:
             self._checked.clear()
         self._checked[maildir] = now, size
-        return recipient
+        return None

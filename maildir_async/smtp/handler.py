@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn, Self, cast
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from maildir_async.disk.base import base_of
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
@@ -19,8 +20,10 @@ from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
+from maildir_async.smtp.layout import Layout
+from maildir_async.smtp.maps import AddressMap
 from maildir_async.smtp.message import Client, MessageDelivery, Receipt, Receipts
-from maildir_async.smtp.recipients import AddressMap, Layout, Resolver
+from maildir_async.smtp.recipients import Resolver, Rooted
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
 from maildir_async.smtp.straight import Straight
 from maildir_async.smtp.trace import host_of, trace_headers
@@ -50,11 +53,12 @@ class MaildirHandler:
     Args:
         maildir: the path of one maildir, which gets everything; or a template such as
             ``/var/mail/{domain}/{user}/Maildir``; or a mapping of addresses to paths; or any callable that takes an
-            address and returns a path, None for an unknown user, or an awaitable of these.
+            address and returns a path, several, None for an unknown user, or an awaitable of these: see `Resolver`.
         newline: ``lf``, as is the custom in maildirs, or ``keep`` (CRLF, as it came).
         return_path: write ``Return-Path`` (RFC 5321 §4.4).
-        delivered_to: write ``Delivered-To`` where there is one recipient.
-        original_to: write ``X-Original-To`` where there is one recipient.
+        delivered_to: write ``Delivered-To`` where there is one recipient with one maildir. As with Postfix's aliases
+            it names the last address that an alias has led to.
+        original_to: write ``X-Original-To`` where there is one recipient: what the client has written, be it an alias.
         received: write ``Received``.
         per_recipient_headers: write those two also where there are several recipients, each of whom then costs a
             write and a sync of his own.
@@ -62,7 +66,9 @@ class MaildirHandler:
             rather than let the client wait. With the streaming classes a message has its place before the client is
             told to send it, and 1 MiB of ``max_pending_bytes``: by default 256 may be coming at once.
         durability: what a message survives once 250 has been said.
-        create: whether a maildir that does not exist is made when its first message comes.
+        create: whether a maildir that does not exist is made when its first message comes. Not what a template has
+            before its first field, nor the directory that a mapping's maildir is in.
+        require_mount: a directory that has to be a mount point: while it is none, every recipient gets a 451.
         file_mode: permission bits of message files.
         deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
             for `Maildir.append`. How long a client may take is an option of the streaming servers.
@@ -84,12 +90,17 @@ class MaildirHandler:
         commit: GroupCommit | None = None,
         durability: Durability = Durability.FULL,
         create: bool = True,
+        require_mount: str | os.PathLike[str] | None = None,
         file_mode: int = 0o600,
         deadline: timedelta = DEADLINE,
         max_recipients: int = MAX_RECIPIENTS,
         on_receipt: Callable[[Receipt], object] | None = None,
     ) -> None:
-        self._finder = Finder(_resolver(maildir, create=create), lambda path: self.maildir(path))
+        resolver = _resolver(maildir, create=create)
+        self._rooted = resolver if isinstance(resolver, Rooted) else None
+        self._require_mount = require_mount
+        mount = base_of(None, require_mount) if require_mount is not None else None
+        self._finder = Finder(resolver, lambda path: self.maildir(path), mount=mount)
         self._newline: Newline = check_newline(newline)
         self._line_end = b"\n" if newline == "lf" else b"\r\n"
         self._deadline = check_deadline(deadline)
@@ -126,6 +137,8 @@ class MaildirHandler:
         return Maildir(
             path,
             create=self._create,
+            create_below=self._rooted.root_of(os.fspath(path)) if self._rooted is not None else None,
+            require_mount=self._require_mount,
             durability=self._durability,
             commit=commit or self._commit,
             file_mode=self._file_mode,
@@ -206,35 +219,40 @@ class MaildirHandler:
         message_id = f"{_ids.getrandbits(64):016x}"
         # By what each maildir says of itself (an overridden maildir() may go by another path), and for each what the
         # message is told to be for. Where two addresses share one, its one copy names the first of them.
+        parts: dict[str, tuple[Maildir, tuple[str | None, str | None]]] = {}
         named = len(recipients) == 1 or self._per_recipient
-        parts: dict[str, tuple[Maildir, str | None]] = {}
         for recipient in recipients:
-            if recipient.maildir is not None and not recipient.reply:
-                parts.setdefault(recipient.maildir.path, (recipient.maildir, recipient.address if named else None))
-        prefixes: dict[str | None, bytes] = {}
-        for _, named_address in parts.values():
-            if named_address not in prefixes:
-                prefixes[named_address] = trace_headers(
+            if recipient.reply:
+                continue
+            original = recipient.address if named else None
+            for maildir, name in zip(recipient.maildirs, recipient.names, strict=True):
+                # Behind an alias each would need a copy of its own for this, as each of several recipients would.
+                delivered = name if named and (self._per_recipient or len(recipient.maildirs) == 1) else None
+                parts.setdefault(maildir.path, (maildir, (delivered, original)))
+        prefixes: dict[tuple[str | None, str | None], bytes] = {}
+        for _, names in parts.values():
+            if names not in prefixes:
+                prefixes[names] = trace_headers(
                     mail_from=client.mail_from,
                     helo=client.helo,
                     peer=session.peer,
                     hostname=server.hostname,
                     protocol=protocol,
                     message_id=message_id,
-                    delivered_to=named_address if self._delivered_to else None,
-                    original_to=named_address if self._original_to else None,
+                    delivered_to=names[0] if self._delivered_to else None,
+                    original_to=names[1] if self._original_to else None,
                     return_path=self._return_path,
                     received=self._received,
                     newline=self._line_end,
                 )
         storing: Straight | FanOut
         if len(parts) == 1:
-            ((maildir, named_address),) = parts.values()
-            storing = Straight(maildir, prefixes[named_address], newline=self._newline, deadline=self._deadline)
+            ((maildir, names),) = parts.values()
+            storing = Straight(maildir, prefixes[names], newline=self._newline, deadline=self._deadline)
         else:
             storing = FanOut(
                 [maildir for maildir, _ in parts.values()],
-                prefixes=[prefixes[named_address] for _, named_address in parts.values()],
+                prefixes=[prefixes[names] for _, names in parts.values()],
                 newline=self._newline,
                 deadline=self._deadline,
             )

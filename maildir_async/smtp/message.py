@@ -39,6 +39,9 @@ class Client:
 class Receipt:
     """What one recipient's part of a message came to; also, without a size, one refused before it was sent.
 
+    A recipient with several maildirs, behind an alias, has one for each. Its reply, to a client of LMTP too, is a
+    success if all of them have the message; if one may have it later, the client comes again for all.
+
     Attributes:
         client: who sent it.
         address: the recipient, as the client wrote it.
@@ -164,29 +167,46 @@ class MessageDelivery:
 
     def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
         by_path = {outcome.maildir.path: outcome for outcome in outcomes}
-        found = [by_path.get(recipient.path or "") for recipient in self._recipients]
+        # Where there are several maildirs, behind an alias, and where there is one, or none that is known.
+        found = [
+            [by_path.get(maildir.path) for maildir in recipient.maildirs] or [None] for recipient in self._recipients
+        ]
         replies = list(map(self._reply_to, self._recipients, found))
         told = combined(replies) if self._one_reply else ""
-        for recipient, outcome, reply in zip(self._recipients, found, replies, strict=True):
-            delivered = outcome.delivered if outcome is not None else None
-            if delivered is not None and not self._receipts.are_wanted:
+        for recipient, parts, reply in zip(self._recipients, found, replies, strict=True):
+            said = (told or reply) if is_heard else ""
+            if len(parts) == 1:
+                self._tell(recipient, recipient.path, parts[0], said)
                 continue
-            self._receipts.tell(
-                Receipt(
-                    client=self._client,
-                    address=recipient.address,
-                    maildir=recipient.path,
-                    message_id=self._message_id,
-                    size=self._size,
-                    seconds=time.monotonic() - self._begun_at,
-                    reply=(told or reply) if is_heard else "",
-                    delivered=delivered,
-                    error=outcome.error if outcome is not None else recipient.error,
-                )
-            )
+            for maildir, part in zip(recipient.maildirs, parts, strict=True):
+                self._tell(recipient, maildir.path, part, said)
         return replies
 
-    def _reply_to(self, recipient: Recipient, outcome: Outcome | None) -> str:
+    def _tell(self, recipient: Recipient, path: str | None, outcome: Outcome | None, reply: str) -> None:
+        delivered = outcome.delivered if outcome is not None else None
+        if delivered is not None and not self._receipts.are_wanted:
+            return
+        self._receipts.tell(
+            Receipt(
+                client=self._client,
+                address=recipient.address,
+                maildir=path,
+                message_id=self._message_id,
+                size=self._size,
+                seconds=time.monotonic() - self._begun_at,
+                reply=reply,
+                delivered=delivered,
+                error=outcome.error if outcome is not None else recipient.error,
+            )
+        )
+
+    def _reply_to(self, recipient: Recipient, outcomes: Sequence[Outcome | None]) -> str:
+        """Return the reply for one recipient: a success if all of its maildirs have the message."""
+        if len(outcomes) == 1:
+            return self._reply_of(recipient, outcomes[0])
+        return combined([self._reply_of(recipient, outcome) for outcome in outcomes])
+
+    def _reply_of(self, recipient: Recipient, outcome: Outcome | None) -> str:
         if outcome is not None and outcome.delivered is not None:
             return f"250 2.0.0 Saved as {self._message_id}"
         # Whatever else there may be, it is no success.
