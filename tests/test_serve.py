@@ -134,6 +134,7 @@ def serving(
     log = directory / "log"
     where = [f"unix:{directory}/socket"] if address == "" else [address] if address else []
     what = ["--layout", f"{directory}/mail/{{user}}"] if layout else []
+    (directory / "mail").mkdir(exist_ok=True)  # which is the site's to make
     command = [sys.executable, "-m", "maildir_async", "serve", protocol, *where, *what, "--hostname", "mx.example"]
     with open(log, "wb") as stderr:
         process = subprocess.Popen(
@@ -156,11 +157,11 @@ def mail(directory: Path, user: str) -> list[bytes]:
     return found.get("new", [])
 
 
-def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
+def refused(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command line that does not come to serve anything."""
     return subprocess.run(
         [sys.executable, "-m", "maildir_async", "serve", *arguments],
-        env=ENVIRONMENT,
+        env=environment or ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=30,
@@ -482,7 +483,7 @@ def test_systemd(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(listening.fileno()), "-m", "maildir_async", "serve"]
     with open(tmp_path / "log", "wb") as stderr:
         process = subprocess.Popen(
-            [*command, "--lmtp", "--layout", f"{tmp_path}/mail/{{user}}", "--create", "--hostname", "mx.example"],
+            [*command, "--lmtp", "--layout", f"{tmp_path}/{{user}}", "--create", "--hostname", "mx.example"],
             env=ENVIRONMENT | {"LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")},
             pass_fds=[listening.fileno()],
             stderr=stderr,
@@ -567,7 +568,7 @@ def test_a_log_that_nobody_reads_stops_no_mail(tmp_path: Path) -> None:
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     path = tmp_path / "socket"
     command = [sys.executable, "-m", "maildir_async", "serve", "--lmtp", f"unix:{path}", "--create"]
-    process = subprocess.Popen([*command, "--layout", f"{tmp_path}/mail/{{user}}"], env=ENVIRONMENT, stderr=writer)
+    process = subprocess.Popen([*command, "--layout", f"{tmp_path}/{{user}}"], env=ENVIRONMENT, stderr=writer)
     try:
         os.close(writer)
         until(path.exists)
@@ -585,7 +586,7 @@ def test_a_log_that_nobody_reads_stops_no_mail(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         os.close(reader)
-    assert len(mail(tmp_path, "alice")) == 40
+    assert len(contents(tmp_path / "alice")["new"]) == 40
 
 
 def test_a_client_that_has_gone_is_no_reason_not_to_tell(tmp_path: Path) -> None:

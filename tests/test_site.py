@@ -2,12 +2,13 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from maildir_async.smtp import AddressMap, Layout, MaildirHandler, Receipt, Refused, Site, Target, UserFile
+from maildir_async.smtp import AddressMap, Layout, MaildirHandler, Receipt, Refused, Resolver, Site, Target, UserFile
 from maildir_async.smtp.recipients import resolved
 from support import contents, tree
 from wire import KINDS, is_lmtp, serving
@@ -66,11 +67,12 @@ def users(tmp_path: Path, text: str) -> UserFile:
 async def test_postmaster_without_a_domain(tmp_path: Path, kind: Any, way: str) -> None:
     """RFC 5321 §4.5.1: in any case, and somebody else may be it."""
     (tmp_path / "mail" / "alice" / "new").mkdir(parents=True)
-    resolver = {
+    makers: dict[str, Callable[[], Resolver]] = {
         "layout": lambda: Layout(f"{tmp_path}/mail/{{user}}"),
         "users": lambda: Layout(f"{tmp_path}/mail/{{user}}", users=users(tmp_path, "alice@example.org\n")),
         "map": lambda: AddressMap({"alice@example.org": tmp_path / "mail" / "alice"}),
-    }[way]()
+    }
+    resolver = makers[way]()
     assert await rcpt(MaildirHandler(resolver), kind, *SPELLINGS) == ["550 5.1.1"] * 3
     handler = MaildirHandler(Site(resolver, postmaster="alice@example.org"))
     told = await rcpt(handler, kind, *SPELLINGS, "Postmaster@example.org", "postmaster@example.com", "x@example.org")
@@ -119,12 +121,13 @@ async def test_a_root_that_is_away(
     root = tmp_path / "mail"
     if is_link:
         root.symlink_to("nowhere")
-    resolver = {
+    makers: dict[str, Callable[[], Resolver]] = {
         "layout": lambda: Layout(f"{root}/{{domain}}/{{user}}"),
         "create": lambda: Layout(f"{root}/{{domain}}/{{user}}", create=True),
         "users": lambda: Layout(f"{root}/{{domain}}/{{user}}", users=users(tmp_path, "alice@example.org\n")),
         "map": lambda: AddressMap({"alice@example.org": root / "alice"}),
-    }[way]()
+    }
+    resolver = makers[way]()
     receipts: list[Receipt] = []
     handler = MaildirHandler(resolver, on_receipt=receipts.append)
     before = tree(tmp_path)

@@ -33,7 +33,7 @@ DRAIN_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the daemon is to do. One of `layout` and `map` is given.
+    """What the daemon is to do. One of `layout`, `map` and `resolver` is given.
 
     Attributes:
         lmtp: whether LMTP is spoken, else SMTP.
@@ -41,6 +41,11 @@ class Settings:
         layout: template of the maildirs' paths.
         users: path of the file of addresses there are, if only these are.
         map: path of the file of addresses and maildirs.
+        resolver: ``module:callable`` that finds the maildirs.
+        domains: those whose addresses are taken; None for any.
+        recipient_delimiter: characters between user and detail; "" for none.
+        postmaster: the address that gets mail to postmaster, if nobody else is it.
+        require_mount: a directory that has to be a mount point for mail to be taken.
         create: whether a user that no file lists exists also without a maildir.
         durability: what a message survives once it is acknowledged.
         size_limit: bytes of a message; None for no limit.
@@ -67,6 +72,11 @@ class Settings:
     layout: str | None
     users: str | None
     map: str | None
+    resolver: str | None
+    domains: tuple[str, ...] | None
+    recipient_delimiter: str
+    postmaster: str | None
+    require_mount: str | None
     create: bool
     durability: Durability
     size_limit: int | None
@@ -100,6 +110,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--layout", metavar="TEMPLATE", help="such as /var/mail/{domain}/{user}/Maildir")
     where.add_argument("--map", metavar="FILE", help="an address and the path of its maildir a line")
+    where.add_argument("--resolver", metavar="MODULE:CALLABLE", help="code of yours that finds the maildirs")
+    add("--domains", metavar="NAME,...", action="append", help="take mail for these domains only")
+    add("--recipient-delimiter", metavar="CHARS", default="+", help="between user and detail; '+' by default, '': none")
+    add("--postmaster", metavar="ADDRESS", help="who gets mail to postmaster, if nobody else is it")
+    add("--require-mount", metavar="DIR", help="take mail only while a file system is mounted there")
     add("--users", metavar="FILE", help="with --layout: the addresses there are, one a line")
     add("--create", action="store_true", help="with --layout alone: every address is a user, with a maildir or not yet")
     add("--durability", default="full", choices=[level.value for level in Durability])
@@ -143,6 +158,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
         layout=options.layout,
         users=options.users,
         map=options.map,
+        resolver=options.resolver,
+        domains=_domains(options.domains),
+        recipient_delimiter=options.recipient_delimiter,
+        postmaster=options.postmaster,
+        require_mount=options.require_mount,
         create=options.create,
         durability=Durability(options.durability),
         size_limit=options.size_limit or None,
@@ -165,6 +185,12 @@ def settings_of(options: argparse.Namespace) -> Settings:
         received=options.received,
         per_recipient_headers=options.per_recipient_headers,
     )
+
+
+def _domains(texts: list[str] | None) -> tuple[str, ...] | None:
+    if texts is None:
+        return None
+    return tuple(name for text in texts for part in text.split(",") if (name := part.strip()))
 
 
 def _check(name: str, value: Any, least: int) -> None:

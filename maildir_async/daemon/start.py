@@ -57,6 +57,8 @@ def serve(settings: Settings) -> int:
         metrics = _listen_for_metrics(settings, leaving)
         if settings.pidfile is not None:
             _write_pidfile(settings.pidfile, leaving)
+        if not recipients.has_postmaster():  # RFC 5321 §4.5.1: there has to be one
+            log.event("warning", "no_postmaster", hint="mail to postmaster is refused: see --postmaster")
         return Supervisor(settings, recipients, listeners, metrics, log, signals).run()
 
 

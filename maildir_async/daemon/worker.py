@@ -144,6 +144,7 @@ class _Worker:
             commit=self.commit,
             durability=settings.durability,
             create=self._post.recipients.may_create,
+            require_mount=settings.require_mount,
             on_receipt=self._receipt,
         )
         base: Any = StreamingLMTP if settings.lmtp else StreamingSMTP

@@ -21,7 +21,7 @@ from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
 from maildir_async.smtp.layout import Layout
-from maildir_async.smtp.maps import AddressMap
+from maildir_async.smtp.maps import AddressMap, Goal
 from maildir_async.smtp.message import Client, MessageDelivery, Receipt, Receipts
 from maildir_async.smtp.recipients import Resolver, Rooted
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
@@ -79,7 +79,7 @@ class MaildirHandler:
 
     def __init__(
         self,
-        maildir: "str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | Resolver",
+        maildir: "str | os.PathLike[str] | Mapping[str, Goal | Sequence[Goal]] | Resolver",
         *,
         newline: Newline = "lf",
         return_path: bool = True,
@@ -300,7 +300,7 @@ def _sender(envelope: Envelope) -> str:
 
 def _resolver(maildir: Any, *, create: bool) -> Resolver:
     if isinstance(maildir, Mapping):
-        return AddressMap(cast("Mapping[str, str | os.PathLike[str]]", maildir))
+        return AddressMap(cast("Mapping[str, Goal | Sequence[Goal]]", maildir))
     if isinstance(maildir, (str, os.PathLike)):
         path = os.fspath(cast("str | os.PathLike[str]", maildir))
         return Layout(path, create=create) if "{" in path else lambda _: path

@@ -4,13 +4,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from maildir_async.smtp.addresses import check_delimiters, destination, parse_key
 from maildir_async.smtp.recipients import Found, Target
 from maildir_async.smtp.tables import check_no_star, check_not_emptied, lines, loaded, text_of
 
-__all__ = ["AddressMap", "MapFile"]
+__all__ = ["AddressMap", "Goal", "MapFile"]
 
 Goal = str | os.PathLike[str]
 """A path, or the address whose maildirs an alias has."""
@@ -89,7 +89,7 @@ class MapFile:
         ValueError too for a file that had addresses, and has none any more: it may be one being written.
         """
         new = _map_of(self._entries(), self._delimiters)
-        check_not_emptied(self._path, new.found, self._map and self._map.found)
+        check_not_emptied(self._path, new.found, self._map.found if self._map is not None else None)
         self._map = new
 
     def __call__(self, address: str) -> Found:
@@ -235,7 +235,7 @@ def _found(paths: Mapping[str, str]) -> Found:
 
 def _goals(value: "Goal | Sequence[Goal]") -> list[str]:
     goals = [value] if isinstance(value, (str, os.PathLike)) else value
-    return [os.fspath(goal) for goal in cast("Sequence[Goal]", goals)]
+    return [os.fspath(goal) for goal in goals]
 
 
 def _goals_of(where: str, text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from maildir_async.smtp.addresses import Address, parse_address
 
@@ -41,7 +41,7 @@ class UserFile:
             if address is None:
                 raise ValueError(f"{where}: not an address that can have a maildir: {text!r}")
             users[address.whole] = address
-        check_not_emptied(self._path, users, self._users and self._users.by_address)
+        check_not_emptied(self._path, users, self._users.by_address if self._users is not None else None)
         self._users = Users(users)  # at once: this may be a thread, with lookups going on in the loop's
 
     def find(self, address: Address, *, domain: bool = False) -> Address | None:
@@ -83,7 +83,7 @@ def loaded(content: T | None, path: Path) -> T:
     return content
 
 
-def check_not_emptied(path: Path, new: Mapping[object, object], old: Mapping[object, object] | None) -> None:
+def check_not_emptied(path: Path, new: Mapping[Any, object], old: Mapping[Any, object] | None) -> None:
     """ValueError if a file that had entries has none any more."""
     if old and not new:
         raise ValueError(f"{os.fspath(path)} has no addresses any more")
