@@ -173,3 +173,11 @@ async def test_a_file_of_users_is_not_emptied(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no addresses any more"):
         users.load()
     assert await Layout("/mail/{user}", users=users)("alice@example.com") == "/mail/alice"
+
+
+async def test_a_field_in_an_address_is_no_field() -> None:
+    """A local part may have braces in it."""
+    layout = Layout("/mail/{domain}/{user}", create=True)
+    assert await layout("{domain}@example.com") == "/mail/example.com/{domain}"
+    assert await layout("{user}@example.com") == "/mail/example.com/{user}"
+    assert await layout("alice@{user}") is None

@@ -87,7 +87,7 @@ class Finder:
                 found = await found
             if type(found) is str:
                 maildir = self._at(found)
-                recipient = Recipient(address, (maildir,), (address,), path=maildir.path)
+                recipient = Recipient(address, (maildir,), (address,), "", None, maildir.path)
             else:
                 recipient = self._of(address, found)
         except Refused as exc:

@@ -94,8 +94,10 @@ class Layout:
         """
         if self._has_domain and not address.domain:
             return None
-        fields = {"user": address.local, "domain": address.domain}
-        path = _FIELD.sub(lambda field: fields[field[1]], self._template)
+        # The domain first: a local part may have braces in it, and no domain has.
+        path = self._template.replace("{domain}", address.domain).replace("{user}", address.local)
+        if len(path) <= NAME_MAX and path.isascii():
+            return path  # and so is each part of it
         return path if all(len(os.fsencode(part)) <= NAME_MAX for part in path.split("/")) else None
 
 
