@@ -14,12 +14,19 @@ Newline = Literal["keep", "lf", "crlf"]
 CHUNKS = st.lists(
     st.one_of(
         st.binary(max_size=20),
-        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b".", b"\xff\0"]), max_size=8).map(b"".join),
+        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b"a", b".", b"\xff\0"]), max_size=8).map(b"".join),
     ),
     max_size=12,
 )
 PREFIXES = st.sampled_from([b"", b"Return-Path: <a@b>\n", b"Delivered-To: a\r\nX: y\n z\n"])
 POLICIES = st.sampled_from(["keep", "lf", "crlf"])
+
+
+def joined(prefix: bytes, message: bytes) -> bytes:
+    """What is to be stored before line ends are changed: the message does not continue a header of the prefix."""
+    if prefix and message.startswith((b" ", b"\t")):
+        return prefix + (b"\r\n" if prefix.endswith(b"\r\n") else b"\n") + message
+    return prefix + message
 
 
 def reference(whole: bytes, newline: Newline) -> bytes:
@@ -50,7 +57,7 @@ def converted(content: Content, chunks: list[bytes]) -> bytes:
 @given(CHUNKS, PREFIXES, POLICIES)
 def test_any_chunking_stores_the_same(chunks: list[bytes], prefix: bytes, newline: Newline) -> None:
     """Any bytes in any chunks become what the policy makes of the whole, and both sizes are those of it."""
-    expected = reference(prefix + b"".join(chunks), newline)
+    expected = reference(joined(prefix, b"".join(chunks)), newline)
     content = Content(prefix=prefix, newline=newline)
     assert converted(content, chunks) == expected
     assert content.wire_size == reference_wire_size(expected)
@@ -64,7 +71,7 @@ def test_one_byte_at_a_time_stores_the_same(chunks: list[bytes], prefix: bytes, 
     whole = Content(prefix=prefix, newline=newline)
     bytewise = Content(prefix=prefix, newline=newline)
     one = [message[at : at + size] for at in range(len(message)) for size in (1, 0)]
-    assert converted(bytewise, one) == converted(whole, [message]) == reference(prefix + message, newline)
+    assert converted(bytewise, one) == converted(whole, [message]) == reference(joined(prefix, message), newline)
     assert (bytewise.size, bytewise.wire_size) == (whole.size, whole.wire_size)
 
 
@@ -98,6 +105,36 @@ def test_empty_message_has_its_prefix() -> None:
     content = Content(prefix=b"A: b\n", newline="crlf")
     assert converted(content, []) == b"A: b\r\n"
     assert (content.size, content.wire_size) == (6, 6)
+
+
+@pytest.mark.parametrize("newline", ["keep", "lf", "crlf"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("message", "is_apart"),
+    [
+        (b" folded\n", True),
+        (b"\tfolded\n", True),
+        (b" \r\nbody", True),
+        (b" ", True),
+        (b"", False),
+        (b"\r\n folded", False),
+        (b"\n folded", False),
+        (b"\r folded", False),
+        (b"From a@b.example Thu Jan  1 00:00:00 1970\n folded", False),
+        (b"Subject: x\n folded", False),
+    ],
+)
+def test_a_message_never_continues_the_prefix(
+    newline: Newline, line_end: bytes, message: bytes, is_apart: bool
+) -> None:
+    """A message that begins with SP or HT has an empty line before it, with the prefix's line end, in any chunking."""
+    prefix = b"A: b" + line_end
+    expected = reference(prefix + line_end * is_apart + message, newline)
+    for chunks in ([message], [b"", message], [b"", message[:1], b"", message[1:]]):
+        content = Content(prefix=prefix, newline=newline)
+        assert converted(content, chunks) == expected
+        assert (content.size, content.wire_size) == (len(expected), reference_wire_size(expected))
+    assert converted(Content(newline=newline), [message]) == reference(message, newline)
 
 
 def test_a_prefix_that_cannot_be_read() -> None:

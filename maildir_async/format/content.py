@@ -56,7 +56,7 @@ class Content:
     """Converts and counts the bytes of one message, in any chunking.
 
     Attributes:
-        prefix: what is still to be stored before all else.
+        prefix: what is still to be stored before the first byte of the message.
         newline: the policy.
         size: bytes stored so far, prefix included (the name's ``,S=``).
         wire_size: what `size` would be with every line end a CRLF (``,W=``, IMAP's RFC822.SIZE): one more for
@@ -76,8 +76,8 @@ class Content:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to store for *chunk*: possibly none yet, possibly a CR kept back before."""
-        if self.prefix:
-            chunk, self.prefix = self.prefix + chunk, b""
+        if self.prefix and chunk:
+            chunk, self.prefix = _after(self.prefix, chunk), b""
         if self.newline != "keep":
             if self._held:
                 chunk = self._held + chunk
@@ -99,7 +99,8 @@ class Content:
         """Return what is still to be stored once no more chunks come."""
         if not self.prefix and not self._held:  # nearly always
             return b""
-        rest = self.feed(b"")  # the prefix of an empty message
+        prefix, self.prefix = self.prefix, b""
+        rest = self.feed(prefix)  # of an empty message
         held, self._held = self._held, b""
         return rest + self._counted(held)
 
@@ -119,6 +120,17 @@ class Content:
         self._after_cr = stored.endswith(b"\r")
         self.wire_size += len(stored) + bare
         return stored
+
+
+def _after(prefix: bytes, chunk: bytes) -> bytes:
+    """Return *prefix* and, after it, the message that begins with *chunk*.
+
+    A line that begins with space or tab continues the header field before it (RFC 5322 §2.2.3). The message must not
+    continue a field of ours, so an empty line ends the header first, with the line end that the prefix has.
+    """
+    if chunk[:1] in (b" ", b"\t"):
+        return prefix + (b"\r\n" if prefix.endswith(b"\r\n") else b"\n") + chunk
+    return prefix + chunk
 
 
 def wire_size_of(stored: bytes) -> int:

@@ -172,7 +172,8 @@ class Maildir:
                 iterable or async iterable of bytes-like chunks. Never more than a few chunks of it are in memory.
             flags: letters out of DFPRST. With any, it goes to ``cur/``, which mail readers take as seen before.
             received_at: what to set the file's mtime to (IMAP's INTERNALDATE); the time of delivery if None.
-            prefix: whole header lines to store before the message, each ended by LF or CRLF.
+            prefix: whole header lines to store before the message, each ended by LF or CRLF. Where the message begins
+                with space or tab an empty line goes between, or it would continue the last of them.
             newline: ``keep`` the bytes as given; store ``lf`` or ``crlf`` line ends. Applies to *prefix* too.
             durability: another level than the maildir's.
             size_limit: another limit than the maildir's: bytes as given, without *prefix*.
