@@ -1,20 +1,25 @@
 """The sockets that mail comes in by: their addresses, made, taken over from systemd, removed.
 
 A Unix socket is made beside its place and renamed into it: clients find the old one or the new, which listens already
-and has its mode. Whether anybody listens at the old one is asked with the directory locked, so that of two daemons
-started at once one gives way.
+and has its mode. Whether anybody listens at the old one is asked with a lock held, so that of two daemons started at
+once one gives way.
+
+``[::]:PORT`` is for IPv4 too, as Postfix and systemd have it, unless an IPv4 address with that port is listened at
+beside it.
 """
 
 import contextlib
 import errno
-import fcntl
+import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Generator, MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from maildir_async.daemon.locking import InUseError, locked
+from maildir_async.daemon.log import Log
 from maildir_async.disk.paths import absolute
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "Listener",
     "TcpAddress",
     "UnixAddress",
+    "all_shown",
     "bind",
     "parse_address",
     "passed",
@@ -44,8 +50,11 @@ MAX_PATH: Final = 107
 NEW: Final = ".new"
 
 
-class InUseError(Exception):
-    """Somebody else listens at this address. Its text says so."""
+#: What an address of a host name may fail with where others of the same name do not: this machine lacks it.
+_NOT_HERE: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+#: Seconds that the end waits to remove the socket from its place.
+REMOVE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +119,15 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host, int(port))
 
 
-def bind(address: Address, mode: int) -> list[Listener]:
-    """Listen at *address*. Blocks; a host name is looked up, and every address it has is listened at.
+def bind(address: Address, mode: int, *, beside: Sequence[Address] = (), log: Log | None = None) -> list[Listener]:
+    """Listen at *address*. Blocks; a host name is looked up, and every address it has on this machine is listened at.
 
     Args:
         address: where.
         mode: permission bits of a Unix socket; who may write to it may connect.
+        beside: all that the daemon listens at. If an IPv4 address with the same port is among it, ``[::]`` is for IPv6
+            alone: the system does not let both have it.
+        log: told of an address of a host name that this machine does not have.
 
     Raises:
         InUseError: somebody else listens there.
@@ -125,11 +137,23 @@ def bind(address: Address, mode: int) -> list[Listener]:
     if isinstance(address, UnixAddress):
         return [_bind_unix(address.path, mode)]
     listeners: list[Listener] = []
+    missing: OSError | None = None
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, sockaddr in dict.fromkeys(found):
-            listeners.append(Listener(socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)))
-            listeners[-1].socket.setblocking(False)
+            is_dual = family == socket.AF_INET6 and sockaddr[0] == "::" and not _has_ipv4(beside, address.port)
+            try:
+                made = _listen(family, sockaddr, is_dual=is_dual)
+            except OSError as exc:
+                if exc.errno not in _NOT_HERE:
+                    raise
+                missing = exc
+                if log is not None:
+                    log.event("warning", "cannot_listen", address=_shown(sockaddr), error=str(exc))
+                continue
+            listeners.append(Listener(made))
+        if missing is not None and not listeners:
+            raise missing
     except OSError as exc:
         for listener in listeners:
             listener.socket.close()
@@ -139,8 +163,27 @@ def bind(address: Address, mode: int) -> list[Listener]:
     return listeners
 
 
+def _listen(family: int, sockaddr: tuple[Any, ...], *, is_dual: bool) -> socket.socket:
+    is_dual = is_dual and socket.has_dualstack_ipv6()
+    # All of the address: that of IPv6 has the zone at its end.
+    made = socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=is_dual)
+    made.setblocking(False)
+    return made
+
+
+def _has_ipv4(addresses: Sequence[Address], port: int) -> bool:
+    return any(isinstance(other, TcpAddress) and other.port == port and _is_ipv4(other.host) for other in addresses)
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 4
+    except ValueError:
+        return host == "localhost"
+
+
 def _bind_unix(path: str, mode: int) -> Listener:
-    with _directory_locked(path):
+    with locked(path):
         if _is_live(path):
             raise InUseError(f"somebody listens at {path} already")
         new = path + NEW
@@ -182,20 +225,10 @@ def remove(listener: Listener) -> None:
     """Remove the socket from its place, unless another has taken that. Connections that there are go on."""
     if listener.path is None:
         return
-    with contextlib.suppress(OSError), _directory_locked(listener.path):
+    with contextlib.suppress(OSError, InUseError), locked(listener.path, REMOVE_S):
         there = os.lstat(listener.path)
         if (there.st_dev, there.st_ino) == listener.inode:
             os.unlink(listener.path)
-
-
-@contextlib.contextmanager
-def _directory_locked(path: str) -> Generator[None]:
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # and so no file is left to lock
-        yield
-    finally:
-        os.close(directory)
 
 
 def passed(environment: MutableMapping[str, str]) -> list[Listener]:
@@ -226,4 +259,20 @@ def shown(listener: Listener) -> str:
     if listener.socket.family == socket.AF_UNIX:
         path = listener.path or (os.fsdecode(name) if isinstance(name, bytes) else str(name))
         return f"unix:{path.replace(chr(0), '@')}"
-    return str(TcpAddress(name[0], name[1]))
+    return _shown(name)
+
+
+def all_shown(listener: Listener) -> list[str]:
+    """Return the addresses that *listener* is at: two for ``[::]`` where that is for IPv4 too."""
+    first = shown(listener)
+    given = listener.socket
+    if given.family == socket.AF_INET6 and not given.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        name = given.getsockname()
+        if name[0] == "::":
+            return [first, f"0.0.0.0:{name[1]}"]
+    return [first]
+
+
+def _shown(name: tuple[Any, ...]) -> str:
+    host, port = socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)  # with the zone
+    return str(TcpAddress(host, int(port)))

@@ -8,17 +8,33 @@ import socket
 from typing import Final
 
 from maildir_async.daemon import sockets
+from maildir_async.daemon.locking import InUseError
 from maildir_async.daemon.log import Log
 from maildir_async.daemon.options import Settings
+from maildir_async.daemon.pidfile import Pidfile
 from maildir_async.daemon.recipients import Recipients
-from maildir_async.daemon.sockets import InUseError, Listener
+from maildir_async.daemon.sockets import Listener
 from maildir_async.daemon.supervisor import SIGNALS, Supervisor
-from maildir_async.disk.paths import absolute
 
 __all__ = ["DaemonError", "serve"]
 
 #: Descriptors that the daemon would like to be able to have: some for each connection and each message.
 DESCRIPTORS: Final = 65536
+
+
+#: Signals that would end a process, and that nobody sends to a daemon to end it (signal(7)). SIGQUIT and the like, which
+#: ask for a core, do what they do. SIGUSR1 is the main process's; Python ignores SIGPIPE and SIGXFSZ.
+IGNORED: Final = (
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGIO,
+    signal.SIGPIPE,
+    signal.SIGPWR,
+    16,  # SIGSTKFLT, which Python names from 3.11 on, not on every machine
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
 
 
 class DaemonError(Exception):
@@ -44,6 +60,8 @@ def serve(settings: Settings) -> int:
     is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell has it for its background
     signals = SIGNALS - {signal.SIGINT} if is_ignored else SIGNALS
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     log = Log(2)
     _raise_limit()
     with contextlib.ExitStack() as leaving:
@@ -53,7 +71,7 @@ def serve(settings: Settings) -> int:
             raise DaemonError(os.EX_NOINPUT, f"{settings.users or settings.map} cannot be read: {exc}") from exc
         except ValueError as exc:
             raise DaemonError(os.EX_CONFIG, str(exc)) from exc
-        listeners = _listen(settings, leaving)
+        listeners = _listen(settings, log, leaving)
         metrics = _listen_for_metrics(settings, leaving)
         if settings.pidfile is not None:
             _write_pidfile(settings.pidfile, leaving)
@@ -62,11 +80,11 @@ def serve(settings: Settings) -> int:
         return Supervisor(settings, recipients, listeners, metrics, log, signals).run()
 
 
-def _listen(settings: Settings, leaving: contextlib.ExitStack) -> list[Listener]:
+def _listen(settings: Settings, log: Log, leaving: contextlib.ExitStack) -> list[Listener]:
     try:
         listeners = sockets.passed(os.environ)
         if not listeners and settings.address is not None:
-            listeners = sockets.bind(settings.address, settings.socket_mode)
+            listeners = sockets.bind(settings.address, settings.socket_mode, log=log)
     except InUseError as exc:
         raise DaemonError(os.EX_TEMPFAIL, str(exc)) from exc
     except OSError as exc:
@@ -94,23 +112,12 @@ def _listen_for_metrics(settings: Settings, leaving: contextlib.ExitStack) -> so
 
 
 def _write_pidfile(path: str, leaving: contextlib.ExitStack) -> None:
-    path = absolute(path)
-    new = f"{path}.new"
     try:
-        with open(new, "w") as file:
-            file.write(f"{os.getpid()}\n")
-        os.rename(new, path)  # who reads it finds a number, always
+        leaving.callback(Pidfile(path).remove)
+    except InUseError as exc:
+        raise DaemonError(os.EX_TEMPFAIL, str(exc)) from exc
     except OSError as exc:
         raise DaemonError(os.EX_CANTCREAT, f"cannot write {path}: {exc}") from exc
-    leaving.callback(_remove_pidfile, path)
-
-
-def _remove_pidfile(path: str) -> None:
-    with contextlib.suppress(OSError):
-        with open(path) as file:
-            is_ours = file.read() == f"{os.getpid()}\n"
-        if is_ours:
-            os.unlink(path)
 
 
 def _raise_limit() -> None:

@@ -37,6 +37,9 @@ YOUNG_S: Final = 5.0
 #: Seconds between looks at the workers, while they start or read their files again.
 LOOK_S: Final = 0.02
 
+#: Seconds that a killed process gets to be gone. One that hangs in a call to a disk is not before that call ends.
+DEATH_S: Final = 2.0
+
 #: What the main process waits for.
 SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
@@ -207,7 +210,12 @@ class Supervisor:
             metrics = None
             if self._metrics is not None:
                 metrics = sockets.shown(Listener(self._metrics))
-            self._log.event("info", "ready", listening=list(map(sockets.shown, self._listeners)), metrics=metrics)
+            self._log.event(
+                "info",
+                "ready",
+                listening=[text for listener in self._listeners for text in sockets.all_shown(listener)],
+                metrics=metrics,
+            )
             notify(READY)
         if self._reloading_since is not None:
             is_late = time.monotonic() - self._reloading_since > GRACE_S
@@ -242,11 +250,11 @@ class Supervisor:
         notify(STOPPING)
         self._log.event("info", "stop", signal=signal_name)
         self._board.end()
+        self._signal(signal.SIGTERM)  # first: nothing that follows is to keep messages from being finished in time
         for listener in self._listeners:
             sockets.remove(listener)
             dismiss_waiting(listener)  # the workers may have stopped before: systemd tells all of us at once
             listener.socket.close()  # or clients would wait in a queue where nobody comes for them
-        self._signal(signal.SIGTERM)
         deadline = time.monotonic() + self._settings.drain_timeout_s + GRACE_S
         code = os.EX_OK
         while any(child.slot is not None for child in self._running()):
@@ -267,8 +275,14 @@ class Supervisor:
                 if child.slot is not None:
                     self._log.event("warning", "worker_killed", **child.fields)
                 os.kill(child.pid, signal.SIGKILL)
-                os.waitpid(child.pid, 0)
-                child.pid = None
+        deadline = time.monotonic() + DEATH_S
+        while self._running() and time.monotonic() < deadline:
+            self._dead()
+            if self._running():
+                signal.sigtimedwait({signal.SIGCHLD}, LOOK_S)
+        for child in self._running():  # it waits for a disk that does not answer, and dies when that does
+            self._log.event("error", "cannot_kill", **child.fields, name=child.name)
+            child.pid = None
 
 
 def _how(status: int) -> dict[str, object]:
