@@ -1,14 +1,26 @@
 """A recipient with several maildirs, behind an alias: the message once to each, one reply, a receipt for each."""
 
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from maildir_async import MaildirError
-from maildir_async.smtp import MaildirHandler, Receipt, Refused, StreamingLMTP, Target
+from maildir_async import MaildirError, NotAMaildirError
+from maildir_async.smtp import (
+    Aliases,
+    Layout,
+    MaildirHandler,
+    MapFile,
+    Receipt,
+    Refused,
+    Site,
+    StreamingLMTP,
+    Target,
+    UserFile,
+)
 from maildir_async.testing import Fault, FaultDisk
 from support import contents
 from wire import KINDS, Client, Faulty, is_lmtp, serving
@@ -147,3 +159,83 @@ async def test_a_resolver_may_find_several_paths(tmp_path: Path, kind: Any) -> N
     assert named(tmp_path, "c")["Delivered-To"] == "c@y.example"
     assert named(tmp_path, "d")["Delivered-To"] == "d@y.example"
     assert [receipt.reply[:3] for receipt in receipts[:3]] == ["550", "452", "550"]
+
+
+# A map in front of a layout.
+
+
+def partial(tmp_path: Path, text: str, *, domains: list[str] | None = None) -> Aliases:
+    (tmp_path / "users").write_text("alice@x.example\nbob@x.example\nbob@y.example\n")
+    (tmp_path / "map").write_text(text)
+    users, table = UserFile(tmp_path / "users"), MapFile(tmp_path / "map", is_partial=True)
+    users.load()
+    table.load()
+    layout = Layout("/mail/{domain}/{user}", users=users)
+    return Aliases(table, layout if domains is None else Site(layout, domains=domains))
+
+
+MAP: Final = """\
+info@x.example     alice@x.example, Bob+info@y.example, /archive/info, alice@x.example
+chain@x.example    info@x.example, bob@x.example
+bob@x.example      bob@x.example, /archive/bob
+alice+x@x.example  /archive/x
+@x.example         alice@x.example
+@z.example         somebody@x.example
+gone@y.example     nobody@y.example, alice@x.example
+away@y.example     bob@w.example
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "targets"),
+    [
+        ("alice@x.example", ["/mail/x.example/alice"]),
+        ("alice+y@x.example", ["/mail/x.example/alice"]),
+        ("alice+x@x.example", ["/archive/x"]),
+        ("bob@x.example", ["/mail/x.example/bob bob@x.example", "/archive/bob"]),
+        (
+            "info@x.example",
+            ["/mail/x.example/alice alice@x.example", "/mail/y.example/bob Bob+info@y.example", "/archive/info"],
+        ),
+        (
+            "chain@x.example",
+            [
+                "/mail/x.example/alice alice@x.example",
+                "/mail/y.example/bob Bob+info@y.example",
+                "/archive/info info@x.example",
+                "/mail/x.example/bob bob@x.example",
+                "/archive/bob bob@x.example",
+            ],
+        ),
+        ("nobody@x.example", ["/mail/x.example/alice alice@x.example"]),
+        ("nobody@z.example", ["/mail/x.example/alice alice@x.example"]),
+        ("nobody@y.example", []),
+        ("bob@y.example", ["/mail/y.example/bob"]),
+    ],
+)
+async def test_a_map_before_a_layout(tmp_path: Path, address: str, targets: list[str]) -> None:
+    """An exact line wins, then the layout's user, then the line for the domain; an alias may keep its own user."""
+    found = await partial(tmp_path, MAP)(address)
+    listed = [found] if isinstance(found, str | os.PathLike) else found or []
+    assert [f"{target.path} {target.address}" if isinstance(target, Target) else target for target in listed] == targets
+
+
+async def test_an_alias_to_nobody_may_heal(tmp_path: Path) -> None:
+    """A user who is not listed yet, or in a domain that is not the site's: 451, for the map is mended or the list."""
+    for address, goal in (("gone@y.example", "nobody@y.example"), ("away@y.example", "bob@w.example")):
+        with pytest.raises(NotAMaildirError, match=f"an alias leads to {goal}"):
+            await partial(tmp_path, MAP, domains=["x.example", "y.example"])(address)
+
+
+def test_loops_of_a_partial_map(tmp_path: Path) -> None:
+    """An alias may name itself, and no other that leads back."""
+    with pytest.raises(ValueError, match="line 2: the alias leads back to itself"):
+        partial(tmp_path, "a@x.example b@x.example\nb@x.example a@x.example\n")
+
+
+def test_what_is_made_by_hand(tmp_path: Path) -> None:
+    """The layout's root for its paths, the parent for those of the map; the domains of both."""
+    aliases = partial(tmp_path, MAP)
+    assert aliases.root_of("/mail/x.example/alice") == "/mail"
+    assert aliases.root_of("/archive/x") == "/archive"
+    assert [aliases.has_domain(f"{name}.example") for name in "xyzw"] == [True, True, True, False]

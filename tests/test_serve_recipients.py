@@ -104,6 +104,47 @@ def test_aliases_delimiters_and_a_postmaster(tmp_path: Path) -> None:
     assert [len(mail(tmp_path, name)) for name in ("alice", "bob")] == [1, 1]
 
 
+def test_a_map_before_a_layout(tmp_path: Path) -> None:
+    """--map with --layout has aliases for the layout's users; with both files at SIGHUP it is both, or neither."""
+    users, table = tmp_path / "users", tmp_path / "map"
+    users.write_text("alice@a.example\nbob@a.example\n")
+    table.write_text("info@a.example alice@a.example, bob@a.example\npostmaster info@a.example\n")
+    with serving(tmp_path, "--users", str(users), "--map", str(table)) as daemon, daemon.client() as client:
+        assert [reply[:3] for reply in client.envelope("info@a.example", "postmaster")[1:]] == ["250", "250"]
+        assert [reply[:3] for reply in client.data(replies=2)] == ["250", "250"]
+        assert daemon.events("no_postmaster") == []
+        users.write_text("alice@a.example\nbob@a.example\ncarol@a.example\n")
+        table.write_text("info@a.example info\n")
+        daemon.signal(signal.SIGHUP)
+        assert "map, line 1" in daemon.wait_for("reload_failed")["error"]
+        client.say("MAIL FROM:<>")
+        told = [client.say(f"RCPT TO:<{name}@a.example>")[:3] for name in ("carol", "info")]
+        assert told == ["550", "250"]
+    assert [len(mail(tmp_path, name)) for name in ("alice", "bob")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    some(
+        [
+            ["--layout", "/srv/{user}", "--recipient-delimiter", "a"],
+            [],
+            ["--resolver", "a:b", "--map", "/m"],
+            ["--resolver", "a:b", "--layout", "/srv/{user}"],
+            ["--resolver", "a"],
+            ["--layout", "/srv/{user}", "--domains", "a example"],
+            ["--layout", "/srv/{user}", "--postmaster", "alice"],
+        ],
+        3,
+    ),
+    ids=" ".join,
+)
+def test_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+    """It is told at once, in a line."""
+    done = refused("--lmtp", f"unix:{tmp_path}/socket", *arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (os.EX_USAGE, 1), done.stderr
+
+
 def test_nobody_is_postmaster_and_nothing_is_mounted(tmp_path: Path) -> None:
     """A line at the start says so; while a directory is no mount point, all mail is to come again."""
     options = ["--create", "--require-mount", str(tmp_path / "mail")]

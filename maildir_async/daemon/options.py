@@ -33,14 +33,14 @@ DRAIN_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the daemon is to do. One of `layout`, `map` and `resolver` is given.
+    """What the daemon is to do. One of `layout`, `map` and `resolver` is given, or `layout` with `map`.
 
     Attributes:
         lmtp: whether LMTP is spoken, else SMTP.
         address: where to listen; None leaves it to systemd.
         layout: template of the maildirs' paths.
         users: path of the file of addresses there are, if only these are.
-        map: path of the file of addresses and maildirs.
+        map: path of the file of addresses, and maildirs or other addresses; with a layout, it is asked first.
         resolver: ``module:callable`` that finds the maildirs.
         domains: those whose addresses are taken; None for any.
         recipient_delimiter: characters between user and detail; "" for none.
@@ -107,10 +107,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     protocol = parser.add_mutually_exclusive_group(required=True)
     protocol.add_argument("--lmtp", action="store_true", help="speak LMTP: behind Postfix")
     protocol.add_argument("--smtp", action="store_true", help="speak SMTP")
-    where = parser.add_mutually_exclusive_group(required=True)
+    where = parser.add_mutually_exclusive_group()
     where.add_argument("--layout", metavar="TEMPLATE", help="such as /var/mail/{domain}/{user}/Maildir")
-    where.add_argument("--map", metavar="FILE", help="an address and the path of its maildir a line")
     where.add_argument("--resolver", metavar="MODULE:CALLABLE", help="code of yours that finds the maildirs")
+    add("--map", metavar="FILE", help="each address and where its mail goes; alone, or before --layout")
     add("--domains", metavar="NAME,...", action="append", help="take mail for these domains only")
     add("--recipient-delimiter", metavar="CHARS", default="+", help="between user and detail; '+' by default, '': none")
     add("--postmaster", metavar="ADDRESS", help="who gets mail to postmaster, if nobody else is it")
@@ -143,6 +143,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """Return what *options* come to. ValueError if they make no sense."""
     if options.users is not None and options.layout is None:
         raise ValueError("--users goes with --layout")
+    if options.layout is None and options.resolver is None and options.map is None:
+        raise ValueError("one of --layout, --map and --resolver is wanted")
+    if options.resolver is not None and options.map is not None:
+        raise ValueError("--map goes with --layout, or alone")
     for name in ("workers", "max_connections", "max_in_flight"):
         _check(name, getattr(options, name), 1)
     for name in ("size_limit", "timeout", "message_timeout", "drain_timeout"):

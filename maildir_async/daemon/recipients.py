@@ -1,9 +1,10 @@
-"""Who there is, as the command line has it: a layout, perhaps with users, or a map, or code; read again on SIGHUP."""
+"""Who there is, as the command line has it: a layout, users, a map, or code; files are read again on SIGHUP."""
 
 from maildir_async.daemon.options import Settings
 from maildir_async.daemon.resolver import NamedResolver
 from maildir_async.errors import MaildirError
 from maildir_async.smtp.addresses import check_delimiters, parse_key
+from maildir_async.smtp.aliases import Aliases
 from maildir_async.smtp.layout import Layout
 from maildir_async.smtp.maps import MapFile
 from maildir_async.smtp.recipients import Resolver
@@ -28,38 +29,56 @@ class Recipients:
         self._postmaster = settings.postmaster
         if self._postmaster is not None and ((found := parse_key(self._postmaster)) is None or not found.domain):
             raise ValueError(f"--postmaster is an address with a domain: {self._postmaster!r}")
-        self._source: UserFile | MapFile | NamedResolver | None = None
-        self._known: Layout | MapFile | None = None  # who can be found without a loop
+        self._map: MapFile | None = None
+        self._users: UserFile | None = None
+        self._code: NamedResolver | None = None
+        self._layout: Layout | None = None
         self.resolve: Resolver
+        if settings.map is not None:
+            self._map = MapFile(settings.map, delimiters=delimiters, is_partial=settings.layout is not None)
+        if settings.users is not None:
+            self._users = UserFile(settings.users)
         if settings.resolver is not None:
-            self._source = self.resolve = NamedResolver(settings.resolver)
-        elif settings.map is not None:
-            self._source = self._known = self.resolve = MapFile(settings.map, delimiters=delimiters)
-        else:
-            users = self._source = UserFile(settings.users) if settings.users is not None else None
-            self._known = self.resolve = Layout(
-                settings.layout or "", users=users, create=settings.create, delimiters=delimiters
+            self._code = self.resolve = NamedResolver(settings.resolver)
+        elif settings.layout is not None:
+            self._layout = self.resolve = Layout(
+                settings.layout, users=self._users, create=settings.create, delimiters=delimiters
             )
+            if self._map is not None:
+                others = self.resolve if settings.domains is None else Site(self.resolve, domains=settings.domains)
+                self.resolve = Aliases(self._map, others)
+        elif self._map is not None:
+            self.resolve = self._map
+        else:
+            raise ValueError("one of --layout, --map and --resolver is wanted")
         if settings.domains is not None or self._postmaster is not None:
             self.resolve = Site(self.resolve, domains=settings.domains, postmaster=self._postmaster)
-        self.may_create = settings.create or self._source is not None
+        self.may_create = settings.create or self._layout is None or self._users is not None
 
     def load(self) -> None:
-        """Read the file, if there is one. Blocks. OSError and ValueError if that fails: then all is as before.
+        """Read the files, if there are any. Blocks. OSError and ValueError if that fails: then all is as before.
 
         Code is imported once, and stays as it is.
         """
-        if self._source is not None:
-            self._source.load()
+        if self._code is not None:
+            self._code.load()
+        users = self._users.read() if self._users is not None else None
+        entries = self._map.read() if self._map is not None else None
+        if self._users is not None and users is not None:
+            self._users.take(users)
+        if self._map is not None and entries is not None:
+            self._map.take(entries)
 
     def has_postmaster(self) -> bool:
         """Whether mail to postmaster, without a domain, goes anywhere, as far as that can be known now. Blocks."""
-        known = self._known
-        if known is None:
-            return True  # or not: the site's own code is asked when it is time
-        find = known.find if isinstance(known, Layout) else known
-        addresses = ["postmaster"] if self._postmaster is None else ["postmaster", self._postmaster]
-        try:
-            return any(find(address) is not None for address in addresses)
-        except (MaildirError, OSError):
-            return True  # the store is away
+        if self._code is not None:
+            return True  # or not: it is asked when it is time
+        for address in ["postmaster"] if self._postmaster is None else ["postmaster", self._postmaster]:
+            if self._map is not None and self._map(address) is not None:
+                return True
+            try:
+                if self._layout is not None and self._layout.find(address) is not None:
+                    return True
+            except (MaildirError, OSError):
+                return True  # the store is away
+        return False

@@ -68,7 +68,7 @@ def serve(settings: Settings) -> int:
         try:
             recipients.load()
         except OSError as exc:
-            raise DaemonError(os.EX_NOINPUT, f"{settings.users or settings.map} cannot be read: {exc}") from exc
+            raise DaemonError(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc}") from exc
         except ValueError as exc:
             raise DaemonError(os.EX_CONFIG, str(exc)) from exc
         listeners = _listen(settings, log, leaving)

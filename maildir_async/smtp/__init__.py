@@ -3,6 +3,7 @@
 Needs the extra ``maildir-async[smtp]``.
 """
 
+from maildir_async.smtp.aliases import Aliases
 from maildir_async.smtp.delivery import Delivery, DeliveryOpener, Refused
 from maildir_async.smtp.handler import MaildirHandler
 from maildir_async.smtp.layout import Layout
@@ -15,6 +16,7 @@ from maildir_async.smtp.tables import UserFile
 
 __all__ = [
     "AddressMap",
+    "Aliases",
     "Client",
     "Delivery",
     "DeliveryOpener",

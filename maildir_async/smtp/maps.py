@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from maildir_async.smtp.addresses import check_delimiters, destination, parse_key
+from maildir_async.smtp.addresses import Address, check_delimiters, destination, parse_key
 from maildir_async.smtp.recipients import Found, Target
 from maildir_async.smtp.tables import check_no_star, check_not_emptied, lines, loaded, text_of
 
-__all__ = ["AddressMap", "Goal", "MapFile"]
+__all__ = ["AddressMap", "Elsewhere", "Goal", "MapFile"]
 
 Goal = str | os.PathLike[str]
 """A path, or the address whose maildirs an alias has."""
@@ -33,6 +33,16 @@ _GOAL: Final = re.compile(
     re.DOTALL,
 )
 _COMMA: Final = re.compile(r"\s*,\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What an alias of a partial map leads to: an address that is to be looked up by somebody else."""
+
+    address: str
+
+    def __fspath__(self) -> str:
+        raise TypeError(f"{self.address} has not been looked up")
 
 
 class AddressMap:
@@ -76,11 +86,19 @@ class MapFile:
     quotes. As with `AddressMap`, no address may be there twice.
 
     `load` reads it. RuntimeError until then: it is not known who is known.
+
+    Args:
+        path: of the file.
+        delimiters: characters that separate user and detail; "" for none.
+        is_partial: whether there is somebody else to ask for the addresses that are not in it: see `Aliases`. Then an
+            alias may lead to any address, and also to its own, which is that one of somebody else.
+
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, delimiters: str = "+") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, delimiters: str = "+", is_partial: bool = False) -> None:
         self._path = path
         self._delimiters = check_delimiters(delimiters)
+        self._is_partial = is_partial
         self._map: _Map | None = None
 
     def load(self) -> None:
@@ -88,13 +106,31 @@ class MapFile:
 
         ValueError too for a file that had addresses, and has none any more: it may be one being written.
         """
-        new = _map_of(self._entries(), self._delimiters)
+        self.take(self.read())
+
+    def read(self) -> "_Map":
+        """Return what the file has now, or raise as `load` does."""
+        new = _map_of(self._entries(), self._delimiters, is_partial=self._is_partial)
         check_not_emptied(self._path, new.found, self._map.found if self._map is not None else None)
-        self._map = new
+        return new
+
+    def take(self, content: "_Map") -> None:
+        """Know what has been read."""
+        self._map = content
 
     def __call__(self, address: str) -> Found:
         """Return where mail for *address* goes: as it is, without its detail, or as all of its domain; or None."""
         return loaded(self._map, self._path).find(address, self._delimiters)
+
+    def exact(self, address: str) -> Found:
+        """Return where mail for *address* goes, but as all of its domain; or None."""
+        parsed = parse_key(address, self._delimiters)
+        return loaded(self._map, self._path).exact(parsed) if parsed is not None else None
+
+    def whole_domain(self, address: str) -> Found:
+        """Return where mail for all of the domain of *address* goes, or None."""
+        parsed = parse_key(address, self._delimiters)
+        return loaded(self._map, self._path).found.get(("", parsed.domain)) if parsed is not None else None
 
     def root_of(self, path: str) -> str:
         """Return the directory of the maildir at *path*, which is not made: its parent."""
@@ -123,6 +159,10 @@ class _Map:
         address = parse_key(text, delimiters)
         if address is None:
             return None
+        found = self.exact(address)
+        return found if found is not None else self.found.get(("", address.domain))
+
+    def exact(self, address: Address) -> Found:
         found = self.found
         where = found.get((address.whole_local, address.domain)) or found.get((address.local, address.domain))
         if where is None and address.local == "postmaster":
@@ -130,7 +170,7 @@ class _Map:
                 return self.postmaster
             if address.domain in self.domains and ("", address.domain) not in found:
                 return found.get(("postmaster", ""))
-        return where if where is not None else found.get(("", address.domain))
+        return where
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +187,7 @@ class _Entry:
     goals: Sequence[str | tuple[Key, str]]
 
 
-def _map_of(entries: Iterable[tuple[str, str, Sequence[str]]], delimiters: str) -> _Map:
+def _map_of(entries: Iterable[tuple[str, str, Sequence[str]]], delimiters: str, *, is_partial: bool = False) -> _Map:
     """Return the map of *entries*, from places to tell in errors, addresses and goals. ValueError if one is wrong."""
     texts: dict[Key, tuple[str, Sequence[str]]] = {}
     for where, text, goals in entries:
@@ -156,7 +196,7 @@ def _map_of(entries: Iterable[tuple[str, str, Sequence[str]]], delimiters: str) 
             raise ValueError(f"{where}: {'@'.join(key)!r} is there already")
         texts[key] = where, goals
     known = {
-        key: _Entry(where, [_goal(where, text, texts, delimiters) for text in goals])
+        key: _Entry(where, [_goal(where, text, texts, delimiters, key if is_partial else None) for text in goals])
         for key, (where, goals) in texts.items()
     }
     found = {key: _found(targets) for key, targets in _followed(known).items()}
@@ -176,8 +216,13 @@ def _key(where: str, text: str) -> Key:
     return address.local, address.domain
 
 
-def _goal(where: str, text: str, known: Mapping[Key, object], delimiters: str) -> str | tuple[Key, str]:
-    """Return a path as it is, or the key that an address leads to, and that address."""
+def _goal(
+    where: str, text: str, known: Mapping[Key, object], delimiters: str, own: Key | None
+) -> "str | tuple[Key, str]":
+    """Return a path as it is, or the key that an address leads to, and that address.
+
+    In a map that is partial, where *own* is the key of the entry, the address itself if it may be somebody else's.
+    """
     if text.startswith("/"):
         octets = os.fsencode(text)
         if b"\0" in octets or len(octets) >= PATH_MAX or max(map(len, octets.split(b"/"))) > NAME_MAX:
@@ -186,7 +231,11 @@ def _goal(where: str, text: str, known: Mapping[Key, object], delimiters: str) -
     address = parse_key(text, delimiters)
     if address is None:
         raise ValueError(f"{where}: neither an absolute path nor an address: {text!r}")
-    for key in (address.whole_local, address.domain), (address.local, address.domain), ("", address.domain):
+    keys = [(address.whole_local, address.domain), (address.local, address.domain), ("", address.domain)]
+    if own is not None:
+        key = next((key for key in keys[:2] if key in known), own)
+        return text if key == own else (key, text)
+    for key in keys:
         if key in known:
             return key, text
     raise ValueError(f"{where}: there is nobody to whom {text!r} could lead")
@@ -229,8 +278,14 @@ def _joined(entry: _Entry, done: Mapping[Key, Mapping[str, str]]) -> dict[str, s
 
 
 def _found(paths: Mapping[str, str]) -> Found:
-    targets = [Target(path, address) if address else path for path, address in paths.items()]
+    targets = [_target(goal, address) for goal, address in paths.items()]
     return targets[0] if len(targets) == 1 else tuple(targets)
+
+
+def _target(goal: str, address: str) -> "str | Target | Elsewhere":
+    if not goal.startswith("/"):
+        return Elsewhere(goal)  # the last address, whatever was on the way
+    return Target(goal, address) if address else goal
 
 
 def _goals(value: "Goal | Sequence[Goal]") -> list[str]:

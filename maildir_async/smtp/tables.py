@@ -33,6 +33,10 @@ class UserFile:
         ValueError too for a file that had addresses, and has none any more: it may be one being written. An empty one
         is taken from `load` if it is the first.
         """
+        self.take(self.read())
+
+    def read(self) -> "Users":
+        """Return what the file has now, or raise as `load` does."""
         users: dict[str, Address] = {}
         for where, line in lines(self._path):
             text = text_of(where, line)
@@ -42,7 +46,11 @@ class UserFile:
                 raise ValueError(f"{where}: not an address that can have a maildir: {text!r}")
             users[address.whole] = address
         check_not_emptied(self._path, users, self._users.by_address if self._users is not None else None)
-        self._users = Users(users)  # at once: this may be a thread, with lookups going on in the loop's
+        return Users(users)
+
+    def take(self, users: "Users") -> None:
+        """Know what has been read."""
+        self._users = users  # at once: this may be a thread, with lookups going on in the loop's
 
     def find(self, address: Address, *, domain: bool = False) -> Address | None:
         """Return the user that *address* is of: the one listed as it is, or else without its detail; or None.
