@@ -61,14 +61,17 @@ class NamedResolver:
         call = self._call
         if call is None:
             raise RuntimeError(f"{self._name} has not been loaded")
+        found: Any
         if self._is_async:
             found = await call(address)
         else:
             context = contextvars.copy_context()
-            found = await asyncio.get_running_loop().run_in_executor(_callers, context.run, call, address)
+            loop = asyncio.get_running_loop()
+            found = await loop.run_in_executor(_callers, lambda: context.run(call, address))
             if inspect.isawaitable(found):
                 found = await found
-        for path in [found] if isinstance(found, (str, os.PathLike)) else found or ():
+        paths: Any = [found] if isinstance(found, (str, os.PathLike)) else found or ()
+        for path in paths:
             if not os.path.isabs(path):
                 raise ValueError(f"{self._name} has returned {path!r}, which is no absolute path")
         return found  # type: ignore[no-any-return]

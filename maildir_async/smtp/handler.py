@@ -97,10 +97,10 @@ class MaildirHandler:
         on_receipt: Callable[[Receipt], object] | None = None,
     ) -> None:
         resolver = _resolver(maildir, create=create)
-        self._rooted = resolver if isinstance(resolver, Rooted) else None
         self._require_mount = require_mount
         mount = base_of(None, require_mount) if require_mount is not None else None
         self._finder = Finder(resolver, lambda path: self.maildir(path), mount=mount)
+        self._rooted = resolver if isinstance(resolver, Rooted) else None
         self._newline: Newline = check_newline(newline)
         self._line_end = b"\n" if newline == "lf" else b"\r\n"
         self._deadline = check_deadline(deadline)
