@@ -160,7 +160,7 @@ def test_good_delimiters() -> None:
 
 
 DOMAINS: Final = (
-    *("", ".", "..", "../x", "a..b", ".a", "a.", "a/b", "[127.0.0.1]", "[IPv6:::1]", "a b", "a\0", "a\n", "-a", "a-.b"),
+    *("", ".", "..", "../x", "a..b", ".a", "a/b", "[127.0.0.1]", "[IPv6:::1]", "a b", "a\0", "a\n", "-a", "a-.b"),
     *("a" * 64, "a." * 126 + "aa", "\u00e9" * 63, "\uff41.b", "a\u3002b", "a\uff0eb", "\u2024", "a\u00ad", "a\u200b"),
     *("\ud800", "xn--\u00e9", "xn--", "xn--a", "xn--zzzzzzzzzz99999", "xn--example-", "a*b", "{user}", "\U0001f600.a"),
     *("\u0301a", "a@", ".".join(["\u00e9"] * 36)),
@@ -179,6 +179,7 @@ def test_domains_that_differ() -> None:
     assert host_name("stra\u00dfe.example") == "xn--strae-oqa.example"
     assert host_name("STRASSE.example") == "strasse.example"
     assert host_name("a_b.example") == "a_b.example"
+    assert host_name("a.example.") == "a.example"  # the same, with the root's dot
     assert host_name("a." * 126 + "a") == "a." * 126 + "a"
 
 

@@ -49,7 +49,21 @@ HOSTILE: Final = (
 """Local parts that somebody has tried somewhere, or may."""
 
 HOSTILE_DOMAINS: Final = (
-    *("", ".", "..", "../x", "a..b", ".example", "example.", "a/b", "[127.0.0.1]", "[IPv6:::1]", "a b", "a\0b", "-a.b"),
+    *(
+        "",
+        ".",
+        "..",
+        "../x",
+        "a..b",
+        ".example",
+        "example..",
+        "a/b",
+        "[127.0.0.1]",
+        "[IPv6:::1]",
+        "a b",
+        "a\0b",
+        "-a.b",
+    ),
     *("a" * 64, "a." * 127 + "aa", "ex\uff0fample", "\u2024\u2024.example", "a\nb", "a_b/../c", "{user}", "xn--\u00e9"),
 )
 

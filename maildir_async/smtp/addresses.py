@@ -191,6 +191,7 @@ def host_name(domain: str) -> str | None:
 
     U-labels become A-labels as RFC 5891 has it, and not as RFC 3490 had: to that one ß was ss, and so two domains one.
     """
+    domain = domain.removesuffix(".")  # that of the root (RFC 1034 §3.1)
     if len(domain) > HOST_MAX:
         return None
     labels: list[str] = []

@@ -16,7 +16,9 @@ from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused
 from maildir_async.smtp.looking import lookers
+from maildir_async.smtp.paths import is_recipient
 from maildir_async.smtp.recipients import Found, Resolver, Target
+from maildir_async.smtp.replies import BAD_RECIPIENT
 from maildir_async.smtp.user_code import trouble
 
 __all__ = ["Finder", "Recipient"]
@@ -78,7 +80,12 @@ class Finder:
         self._checked: dict[Maildir, tuple[float, int]] = {}  # when, and for how many bytes
 
     async def find(self, address: str, size: int) -> Recipient:
-        """Return who has this *address*, or why nobody has; refused if *size* bytes can be seen to have no room."""
+        """Return who has this *address*, or why nobody has; refused if *size* bytes can be seen to have no room.
+
+        The resolver is asked for what `maildir_async.smtp.paths` takes for a recipient, and for nothing else.
+        """
+        if not is_recipient(address):  # by a server that has another grammar
+            return Recipient(address, reply=BAD_RECIPIENT)
         try:
             if self._mount is not None:
                 await self._check_mount(self._mount)

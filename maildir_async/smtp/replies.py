@@ -8,8 +8,11 @@ from typing import Final
 from maildir_async.errors import DEFAULT_SMTP_REPLY
 
 __all__ = [
+    "BAD_RECIPIENT",
+    "BAD_SENDER",
     "LINE_TOO_LONG",
     "MESSAGE_TIMEOUT",
+    "NOT_ASCII",
     "NOT_READ",
     "NOT_STORED",
     "SHUTTING_DOWN",
@@ -25,6 +28,9 @@ __all__ = [
 #: For whatever is not known to be permanent.
 NOT_STORED: Final = DEFAULT_SMTP_REPLY
 TOO_LARGE: Final = "552 5.3.4 Message too large"
+BAD_SENDER: Final = "501 5.1.7 Bad sender address syntax"  # RFC 3463 §3.2
+BAD_RECIPIENT: Final = "501 5.1.3 Bad recipient address syntax"
+NOT_ASCII: Final = "553 5.6.7 SMTPUTF8 is required for an address that is not ASCII"  # RFC 6531 §3.5
 LINE_TOO_LONG: Final = "500 5.6.0 Line too long"
 SHUTTING_DOWN: Final = "421 4.3.2 Service shutting down"
 NOT_READ: Final = "421 4.3.0 Message not stored, closing connection"

@@ -6,10 +6,9 @@ they change.
 
 import asyncio
 import logging
-import re
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine
 from functools import cache
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -21,6 +20,7 @@ from aiosmtpd.smtp import (
     syntax,  # pyright: ignore[reportUnknownVariableType]  # its annotation has a free variable
 )
 
+from maildir_async.smtp.envelope import EnvelopeSMTP
 from maildir_async.smtp.patience import Patience
 from maildir_async.smtp.replies import MESSAGE_TIMEOUT, NOT_READ, SHUTTING_DOWN, TIMEOUT, as_reply, encoded
 from maildir_async.smtp.user_code import ClientGoneError, raising_trouble, trouble
@@ -40,13 +40,6 @@ AUTH_SIZE: Final = 12288  # RFC 4954 §4
 
 #: What is served beside what aiosmtpd announces: RFC 2920, RFC 2034, RFC 3030.
 KEYWORDS: Final = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
-
-#: A path such as nearly all are, and its parameters. The email package, which aiosmtpd asks, tells the same of it in
-#: 40 µs; for the two of a short message that is a sixth of what all of aiosmtpd takes.
-_PLAIN_PATH: Final = re.compile(
-    r"<([\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*@[A-Z0-9-]+(?:\.[A-Z0-9-]+)*)> *([A-Z0-9= ]*)",
-    re.ASCII | re.IGNORECASE,
-)
 
 #: Commands that a client has answered in one go, if it sends them so, before others get a turn of the loop. Arbitrary;
 #: a turn costs about as much as a command.
@@ -73,7 +66,7 @@ def _own_name() -> str:
     return socket.getfqdn()
 
 
-class LastingSMTP(SMTP):
+class LastingSMTP(EnvelopeSMTP):
     """The part of `StreamingSMTP` that is not about messages. Takes what `aiosmtpd.smtp.SMTP` does.
 
     Args:
@@ -300,16 +293,3 @@ class LastingSMTP(SMTP):
         else:
             told = await hook(server, session, envelope, hostname, told)
         return ["\r\n".join(told)]  # one packet
-
-    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
-        if (plain := _PLAIN_PATH.fullmatch(arg)) is not None and not self.local_part_limit:
-            return plain[1], plain[2]
-        # The parser of the email package raises IndexError, AttributeError and more for what is no address.
-        try:
-            return super()._getaddr(arg)
-        except Exception:
-            return None, None
-
-    def _getparams(self, params: Sequence[str]) -> dict[str, str | bool] | None:
-        # RFC 5321 §4.1.2: they are ASCII. aiosmtpd raises ValueError for digits that are none of ASCII's.
-        return super()._getparams(params) if all(map(str.isascii, params)) else None

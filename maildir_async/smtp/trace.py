@@ -10,15 +10,14 @@ from functools import lru_cache
 from typing import Final, cast
 
 from maildir_async.smtp.addresses import host_name, unquoted
+from maildir_async.smtp.paths import parse_mailbox
 
 __all__ = ["host_of", "trace_headers"]
 
 COLUMNS: Final = 78  # RFC 5322 §2.1.1: where a line should end
 TAB: Final = 8  # columns of what begins a folded line
 
-#: Octets of an address that is written. A path of RFC 5321 has 256, some senders' have more, and a line has 998.
-ADDRESS_MAX: Final = 900
-WORD_MAX: Final = 255  # octets of all other words
+WORD_MAX: Final = 255  # octets of a word; paths have a bound of their own
 
 #: Words that are kept as they are written: most come again, with the next message. One has 2 KiB at most.
 KEPT: Final = 256
@@ -29,7 +28,6 @@ _DATE: Final = "\1"
 
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
 _DOT_STRING: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*")
-_DOMAIN: Final = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:_-]+\]")
 _NO_WORD: Final = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 
 
@@ -51,8 +49,8 @@ def trace_headers(
     """Return whole header lines: Return-Path, Delivered-To, X-Original-To, Received.
 
     Whatever is in the arguments, nothing of it can end a line, a comment or the header, and no line has more than 998
-    octets. An address that cannot be written as what it is (controls, no UTF-8, UTF-8 where it may not be, far too
-    long) is not written at all, and its header left out: it would be somebody else's. In the other words ``?`` stands
+    octets. An address that cannot be written as what it is (one that is none, UTF-8 where it may not be, far too long)
+    is not written at all, and its header left out: it would be somebody else's. In the other words ``?`` stands
     for what has no place there.
 
     Args:
@@ -83,7 +81,8 @@ def trace_headers(
     if delivered is not None:
         text += f"Delivered-To: {delivered}{end}"
     if original is not None:
-        text += f"X-Original-To: {original}{end}"
+        assert original_to is not None
+        text += f"X-Original-To: {original_to if utf8 or original_to.isascii() else original}{end}"
     if received:
         recipient = delivered if delivered is not None else original
         name = _NO_WORD.sub("?", message_id[:WORD_MAX]) or "unknown"
@@ -137,20 +136,16 @@ def _date(seconds: int) -> str:
 @lru_cache(KEPT)
 def _address(text: str | None, utf8: bool) -> str | None:
     """Return an address as a header may have it, quoted where it has to be; None if that cannot be done."""
-    if not text or not text.isprintable():  # nor is anything that ends lines, or turns their direction
+    mailbox = parse_mailbox(text) if text else None
+    if mailbox is None:  # whatever ends lines, or turns their direction, is not in one
         return None
-    local, at, domain = text.rpartition("@")
-    if not at:
-        local, domain = text, ""
-    local = unquoted(local)
+    local, domain = unquoted(mailbox.local), mailbox.domain.removesuffix(".")  # no header has that dot: RFC 5322 §3.4.1
     if not _DOT_STRING.fullmatch(local):
         local = '"' + re.sub(r'(["\\])', r"\\\1", local) + '"'
-    if at and not domain.isascii() and not utf8:
+    if not domain.isascii() and not utf8:
         domain = host_name(domain) or ""
-    if at and not (_DOMAIN.fullmatch(domain) or host_name(domain)):
-        return None
-    address = f"{local}{at}{domain}"
-    return address if (utf8 or address.isascii()) and len(address.encode()) <= ADDRESS_MAX else None
+    address = f"{local}@{domain}" if domain else local
+    return address if utf8 or address.isascii() else None
 
 
 @lru_cache(KEPT)
