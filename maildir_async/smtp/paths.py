@@ -57,22 +57,22 @@ _LOCAL: Final = re.compile(rf"{_ATOMS}|{_QUOTED}")
 _MAILBOX_OR_NAME: Final = rf"(?:{_ATOMS}|{_QUOTED})(?:@(?:{_DOMAIN}\.?+|{_LITERAL}))?+"
 
 #: A path in angle brackets with what follows it. Spaces between parameters are left to `parse_parameters`.
-_PATH: Final = re.compile(rf"<(?:{_ROUTE})?+((?:{_MAILBOX_OR_NAME})?+)>(?: (.*))?+")
+_PATH: Final = re.compile(rf"<(?:{_ROUTE})?+((?:{_MAILBOX_OR_NAME})?+)>(?: (.*))?")
 
 #: A path such as nearly all are, which needs no second look.
 _PLAIN: Final = re.compile(
-    r"<([a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++)>(?: (.*))?+", re.IGNORECASE | re.ASCII
+    r"<([a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++)>(?: (.*))?", re.IGNORECASE | re.ASCII
 )
 
 #: A path without the brackets, which some devices and scripts leave out.
-_BARE: Final = re.compile(rf"({_MAILBOX_OR_NAME})(?: (.*))?+")
+_BARE: Final = re.compile(rf"({_MAILBOX_OR_NAME})(?: (.*))?")
 
 #: RFC 5321 §4.1.3. General literals have a registered tag; IPv6 is the only one there is, the others name nobody here.
 _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 _GENERAL: Final = re.compile(r"[A-Za-z0-9-]*+(?<=[A-Za-z0-9]):[!-Z^-~]++")
 
 #: RFC 5321 §4.1.2.
-_PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?+")
+_PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?")
 
 #: RFC 4954 §8: what stands for a mailbox in AUTH=.
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")

@@ -1,0 +1,52 @@
+"""The targets of the fuzzer hold for a few inputs; ``python -m tests.fuzz`` tries others until it is told to stop."""
+
+import asyncio
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support import reproducible
+
+TARGETS: Final = ["bdat", "data", "paths"]
+
+#: What an input is put together from.
+PIECES: Final = [
+    b"|",
+    b"\r\n",
+    b".",
+    b"\r",
+    b"\n",
+    b"<",
+    b">",
+    b"@",
+    b'"',
+    b"\\",
+    b"(",
+    b":",
+    b"a",
+    b"\xff",
+    b"=",
+    b" ",
+    b"N",
+]
+INPUTS: Final = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=30).map(b"".join)
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], None]]:
+    module: Any = importlib.import_module(f"tests.fuzz.{request.param}")
+    session: Any = importlib.import_module("tests.fuzz.session")
+    session._runner = asyncio.Runner()
+    yield module.target
+    session._runner.close()
+
+
+@settings(reproducible, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(INPUTS)
+def test_targets(target: Callable[[bytes], None], data: bytes) -> None:
+    """No input makes a target raise."""
+    target(data)
