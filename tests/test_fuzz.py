@@ -1,17 +1,17 @@
 """The targets of the fuzzer hold for a few inputs; ``python -m tests.fuzz`` tries others until it is told to stop."""
 
 import asyncio
-import importlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz import bdat, data, paths, session
 from support import reproducible
 
-TARGETS: Final = ["bdat", "data", "paths"]
+TARGETS: Final = [bdat.target, data.target, paths.target]
 
 #: What an input is put together from.
 PIECES: Final = [
@@ -36,17 +36,15 @@ PIECES: Final = [
 INPUTS: Final = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=30).map(b"".join)
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=TARGETS, ids=["bdat", "data", "paths"])
 def target(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], None]]:
-    module: Any = importlib.import_module(f"tests.fuzz.{request.param}")
-    session: Any = importlib.import_module("tests.fuzz.session")
     session._runner = asyncio.Runner()
-    yield module.target
+    yield request.param
     session._runner.close()
 
 
 @settings(reproducible, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(INPUTS)
-def test_targets(target: Callable[[bytes], None], data: bytes) -> None:
+def test_targets(target: Callable[[bytes], None], octets: bytes) -> None:
     """No input makes a target raise."""
-    target(data)
+    target(octets)

@@ -1,6 +1,6 @@
 """BDAT: in any chunking, a message is the octets that were announced, be they what they may."""
 
-from tests.fuzz.session import Keeper, chunked, converse
+from .session import Keeper, chunked, converse
 
 __all__ = ["target"]
 

@@ -1,6 +1,6 @@
 """DATA: in any chunking, a message ends at its terminator and nowhere else, and what follows that are commands."""
 
-from tests.fuzz.session import Keeper, chunked, converse
+from .session import Keeper, chunked, converse
 
 __all__ = ["target"]
 

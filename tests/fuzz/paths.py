@@ -2,7 +2,7 @@
 
 import re
 
-from tests.fuzz.session import Keeper, converse
+from .session import Keeper, converse
 
 __all__ = ["target"]
 
