@@ -49,6 +49,7 @@ class CommitStatistics:
         messages: messages in them.
         threads: worker threads now.
         helper_pid: process id of the helper process, if there is one.
+        sync_s: seconds that the batches have waited for the disk to sync, without those of the helper process.
 
     """
 
@@ -60,6 +61,7 @@ class CommitStatistics:
     messages: int
     threads: int
     helper_pid: int | None = None
+    sync_s: float = 0.0
 
 
 class GroupCommit:
@@ -128,6 +130,7 @@ class GroupCommit:
             messages=self.queue.messages,
             threads=sum(crew.threads for crew in self._crews),
             helper_pid=self._delegation.pid if self._delegation is not None else None,
+            sync_s=self.queue.sync_s,
         )
 
     @property

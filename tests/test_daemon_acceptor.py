@@ -23,8 +23,12 @@ def listeners(tmp_path: Path) -> list[Listener]:
     return bind(UnixAddress(str(tmp_path / "socket")), 0o600)
 
 
-def accepting(listeners: list[Listener], board: Board, adopt: Callable[[socket.socket], object]) -> Acceptor:
+def accepting(listeners: list[Listener], board: Board, take: Callable[[socket.socket], object]) -> Acceptor:
     """Return who accepts as worker 0, three connections at most."""
+
+    def adopt(connection: socket.socket, _: int | None) -> None:
+        take(connection)
+
     return Acceptor(listeners, adopt, board=board, slot=0, max_connections=3, turned_away=lambda: None, log=Log(2))
 
 

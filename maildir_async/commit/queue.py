@@ -55,6 +55,7 @@ class Queue:
     Attributes:
         leading: whether a thread is at work.
         batches, messages: taken so far.
+        sync_s: seconds that the batches have waited for the disk to sync. Written by the thread that leads.
         committers, syncers: its threads.
         turns: what hands entries over from their loops, and tells these.
 
@@ -82,6 +83,7 @@ class Queue:
         self.leading = False
         self.batches = 0
         self.messages = 0
+        self.sync_s = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -159,6 +161,7 @@ class Queue:
                         return
                     round_ = self._round = Round(batch, self, syncfs=self._syncfs)
                 round_.drive()
+                self.sync_s += round_.sync_s
                 self._postponed = round_.postponed
                 self.settle(round_.entries)
                 self._round = round_ = None

@@ -17,6 +17,7 @@ no thread: the driver leaves it behind. So a slow file delays nobody but itself.
 import contextlib
 import errno
 import os
+import time
 
 from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper, LeftBehind
 from maildir_async.commit.entry import Entry
@@ -42,6 +43,8 @@ class Round(Batch):
 
     def __init__(self, entries: list[Entry], keeper: Keeper, *, syncfs: bool = False, step: int = WRITE) -> None:
         super().__init__(entries, keeper, step)
+        #: Seconds that whoever drove it has waited for syncs. A thread that was left behind adds nothing.
+        self.sync_s = 0.0
         self._writing = Writing(self)
         self._syncing = FileSyncing(self, syncfs=syncfs)
         self._syncing_directories = DirectorySyncing(self)
@@ -80,11 +83,15 @@ class Round(Batch):
                 if step == WRITE:
                     self._writing.work(hand)
                 elif step == SYNC:
+                    began = time.monotonic()
                     self._syncing.work(hand)
+                    self.sync_s += time.monotonic() - began
                 elif step == PUBLISH:
                     self._publishing.work(hand)
                 else:
+                    began = time.monotonic()
                     self._syncing_directories.work(hand)
+                    self.sync_s += time.monotonic() - began
                 self.step += 1
                 self.moves += 1
             self.do(hand, None, self.close)

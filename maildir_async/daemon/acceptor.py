@@ -9,11 +9,14 @@ from typing import Final
 
 from maildir_async.daemon.board import Board
 from maildir_async.daemon.log import Log
+from maildir_async.daemon.peers import Peers, key_of
 from maildir_async.daemon.sockets import BACKLOG, Listener
 
 __all__ = ["Acceptor", "dismiss_waiting"]
 
 TOO_MANY: Final = b"421 4.3.2 Too many connections\r\n"
+#: RFC 3463 §3.8: a security policy.
+TOO_MANY_OF_ONE: Final = b"421 4.7.0 Too many connections from your address\r\n"
 SHUTTING_DOWN: Final = b"421 4.3.2 Service shutting down\r\n"
 
 #: Seconds that a worker leaves a connection to one that has fewer. Long enough for that to wake up, too short to feel.
@@ -29,6 +32,9 @@ _NOBODY_THERE: Final = {errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPR
 class Acceptor:
     """Accepts connections at *listeners* on the running loop, one a turn, and gives them to *adopt*.
 
+    With *peers*, a connection comes with its place among them, which `lost` gives back. *max_own* is what this worker
+    has descriptors for.
+
     All workers wait at the same sockets, and the kernel wakes them all. Who has more connections than another steps
     back for a moment; so a burst is shared out, though whoever is awake would be the first each time.
     """
@@ -36,13 +42,16 @@ class Acceptor:
     def __init__(
         self,
         listeners: Sequence[Listener],
-        adopt: Callable[[socket.socket], object],
+        adopt: Callable[[socket.socket, int | None], object],
         *,
         board: Board,
         slot: int,
         max_connections: int,
         turned_away: Callable[[], object],
         log: Log,
+        max_own: int | None = None,
+        peers: Peers | None = None,
+        address_turned_away: Callable[[], object] | None = None,
     ) -> None:
         self._listeners = listeners
         self._adopt = adopt
@@ -51,19 +60,26 @@ class Acceptor:
         self._max_connections = max_connections
         self._turned_away = turned_away
         self._log = log
+        self._max_own = max_connections if max_own is None else max_own
+        self._peers = peers
+        self._address_turned_away = address_turned_away
         self._loop = asyncio.get_running_loop()
         self._connections = 0
         self._stopped = False
 
     def start(self) -> None:
         """Begin."""
+        if self._peers is not None:
+            self._peers.enter(self._slot)
         self._board.enter(self._slot)
         for listener in self._listeners:
             self._wait(listener)
 
-    def lost(self) -> int:
-        """Learn that one of the connections is over. Return how many there are."""
+    def lost(self, place: int | None = None) -> int:
+        """Note that one of the connections, with its *place* among the peers, is over. Return how many there are."""
         self._connections -= 1
+        if place is not None and self._peers is not None:
+            self._peers.give_back(place)
         self._tell()
         return self._connections
 
@@ -105,14 +121,22 @@ class Acceptor:
             elif exc.errno not in _NOBODY_THERE:
                 raise
             return
-        if self._board.connections >= self._max_connections:
+        if self._connections >= self._max_own or self._board.connections >= self._max_connections:
             _dismiss(connection, TOO_MANY)
             self._turned_away()
             return
+        place = None
+        if self._peers is not None and (key := key_of(connection)):
+            place = self._peers.take(key)
+            if place is None:
+                _dismiss(connection, TOO_MANY_OF_ONE)
+                assert self._address_turned_away is not None
+                self._address_turned_away()
+                return
         connection.setblocking(False)
         self._connections += 1
         self._tell()
-        self._adopt(connection)
+        self._adopt(connection, place)
 
     @property
     def connections(self) -> int:

@@ -3,10 +3,13 @@
 What a client or a sender has chosen (addresses, names) is escaped and cut; nothing of a message is told.
 """
 
+import contextlib
 import json
 import logging
 import os
 import select
+import socket
+import stat
 import threading
 import time
 from collections import deque
@@ -16,7 +19,10 @@ from typing import Final
 
 from maildir_async.disk.threads import Crew
 
-__all__ = ["Log", "LogHandler"]
+__all__ = ["LEVELS", "Log", "LogHandler"]
+
+#: Levels of events, with their priorities by syslog(3).
+LEVELS: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 #: Characters of a text that are told; if a line gets too long with so many, fewer. Each may take twelve bytes, as two
 #: escaped surrogates: a dozen texts of 24 fit.
@@ -39,11 +45,19 @@ MAX_WAITING: Final = 10_000
 class Log:
     """Writes lines to *descriptor*. Never waits for who reads them, or for the disk, in a worker; drops them instead.
 
-    Until `write_behind` it writes at once, if that can be done without waiting.
+    Until `write_behind` it writes at once, if that can be done without waiting. If *descriptor* is the journal's, each
+    line begins with its priority, as sd-daemon(3) has it.
+
+    Args:
+        descriptor: where to.
+        level: events below it are not written.
+
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, level: str = "info") -> None:
         self._descriptor = descriptor
+        self._least = LEVELS[level]
+        self._is_journal = _is_journal(descriptor)
         self._crew: Crew | None = None
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()
@@ -56,9 +70,14 @@ class Log:
 
     def event(self, level: str, event: str, **fields: object) -> None:
         """Write one line. Fields that are None, empty or no warning at all are left out."""
+        priority = LEVELS.get(level, LEVELS["info"])
+        if priority > self._least:
+            return
         told = {"time": _now(), "level": level, "event": event, "pid": os.getpid()}
         told |= {name: value for name, value in fields.items() if value not in (None, (), [])}
         line = _line(told)
+        if self._is_journal:
+            line = b"<%d>%b" % (priority, line)
         if self._crew is None:
             self._write_at_once(line)
             return
@@ -80,10 +99,34 @@ class Log:
         if self._crew is not None:
             self._crew.wait_idle(timeout_s)
 
+    @property
+    def is_debug(self) -> bool:
+        """Whether events of the level ``debug`` are written."""
+        return self._least >= LEVELS["debug"]
+
     def _write_at_once(self, line: bytes) -> None:
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
-        if ready.poll(0):
+        if not ready.poll(0):
+            return
+        # Another process that writes there may have taken the room meanwhile, and O_NONBLOCK would be for all of them.
+        kind = os.fstat(self._descriptor).st_mode
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(kind):
+                try:
+                    own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                except PermissionError:  # made by another user: then the look has to do
+                    self._write(line)
+                    return
+                try:
+                    os.write(own, line)
+                finally:
+                    os.close(own)
+                return
+            if stat.S_ISSOCK(kind):
+                with socket.socket(fileno=os.dup(self._descriptor)) as own_socket:
+                    own_socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                return
             self._write(line)
 
     def _write_waiting(self) -> None:
@@ -99,7 +142,8 @@ class Log:
                     return
             if dropped:
                 lost = {"time": _now(), "level": "warning", "event": "log_lost", "pid": os.getpid(), "lines": dropped}
-                self._write(_line(lost))
+                line = _line(lost)
+                self._write(b"<%d>%b" % (LEVELS["warning"], line) if self._is_journal else line)
             self._write(piece)
 
     def _write(self, data: bytes) -> None:
@@ -125,6 +169,18 @@ class LogHandler(logging.Handler):
         self._log.event(record.levelname.lower(), "log", logger=record.name, message=record.getMessage(), error=error)
 
 
+def _is_journal(descriptor: int) -> bool:
+    """Return whether *descriptor* is the one that systemd has connected to its journal: systemd.exec(5)."""
+    told = os.environ.get("JOURNAL_STREAM", "")
+    if not told:
+        return False
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return told == f"{found.st_dev}:{found.st_ino}"
+
+
 def _now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -133,7 +189,7 @@ def _line(told: Mapping[str, object]) -> bytes:
     line = b""
     for limit in TEXT_LIMITS:
         line = _encode({name: _shown(value, limit) for name, value in told.items()}).encode() + b"\n"
-        if len(line) <= LINE_LIMIT:
+        if len(line) <= LINE_LIMIT - len("<7>"):
             break
     return line
 

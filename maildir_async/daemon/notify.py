@@ -5,10 +5,19 @@ import os
 import socket
 import time
 
-__all__ = ["READY", "STOPPING", "notify", "reloading"]
+__all__ = ["READY", "STOPPING", "WATCHDOG", "notify", "reloading", "watchdog_s"]
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
+WATCHDOG = "WATCHDOG=1"
+
+
+def watchdog_s() -> float | None:
+    """Return the seconds within which systemd wants to hear `WATCHDOG`; None if it does not: sd_watchdog_enabled(3)."""
+    time_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not (time_us.isascii() and time_us.isdecimal()) or not int(time_us) or pid not in ("", str(os.getpid())):
+        return None
+    return int(time_us) / 1e6
 
 
 def reloading() -> str:

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
+from maildir_async.daemon.log import LEVELS
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
@@ -20,6 +21,10 @@ MAX_CONNECTIONS: Final = 1000
 
 #: Messages at once, by default. Each holds up to 1 MiB.
 MAX_IN_FLIGHT: Final = 256
+
+#: Seconds that a message waits for a place among those at once before the client is told to come again, by default.
+#: Arbitrary: clients wait two minutes for the answer to DATA (RFC 5321 §4.5.3.2.4).
+BUSY_WAIT_S: Final = 5.0
 
 #: Seconds for a command, and of silence, after which a client is sent away: RFC 5321 §4.5.3.2.7.
 TIMEOUT_S: Final = 300.0
@@ -60,6 +65,10 @@ class Settings:
         socket_mode: permission bits of a Unix socket.
         helper_process: whether each worker has a helper process write to the disk.
         metrics: where Prometheus finds the metrics.
+        metrics_mode: permission bits of a Unix socket for them.
+        max_connections_per_address: connections of one client at once, in all workers; None for no limit.
+        busy_wait_s: seconds that a message waits for a place among those at once.
+        log_level: what is less than this is not told.
         hostname: what the daemon calls itself.
         newline: ``lf`` or ``keep``.
         return_path, delivered_to, original_to, received: which trace headers are written.
@@ -90,7 +99,11 @@ class Settings:
     pidfile: str | None
     socket_mode: int
     helper_process: bool
-    metrics: TcpAddress | None
+    metrics: Address | None
+    metrics_mode: int
+    max_connections_per_address: int | None
+    busy_wait_s: float
+    log_level: str
     hostname: str
     newline: Newline
     return_path: bool
@@ -121,7 +134,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--size-limit", metavar="BYTES", type=int, default=SIZE_LIMIT, help="refuse a larger message; 0: no limit")
     add("--line-length-limit", metavar="BYTES", type=int, help="refuse a message with a longer line; none by default")
     add("--max-connections", metavar="N", type=int, default=MAX_CONNECTIONS, help="%(default)s by default")
+    add("--max-connections-per-address", metavar="N", type=int, help="of an IPv4 address or an IPv6 /64; no limit")
     add("--max-in-flight", metavar="N", type=int, default=MAX_IN_FLIGHT, help="messages at once; %(default)s")
+    add("--busy-wait", metavar="S", type=float, default=BUSY_WAIT_S, help="for a place in flight; %(default)g")
     add("--timeout", metavar="S", type=float, default=TIMEOUT_S, help="seconds for a command, or silence; %(default)g")
     add("--message-timeout", metavar="S", type=float, default=MESSAGE_TIMEOUT_S, help="for a message; %(default)g")
     add("--drain-timeout", metavar="S", type=float, default=DRAIN_TIMEOUT_S, help="seconds to finish; %(default)g")
@@ -129,7 +144,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--pidfile", metavar="PATH", help="holds the process id while the daemon runs")
     add("--socket-mode", metavar="OCTAL", default="0660", help="of a Unix socket; 0660 by default")
     add("--helper-process", action="store_true", help="have another process beside each worker write to the disk")
-    add("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there, on a loopback address")
+    add("--metrics", metavar="ADDRESS", help="serve metrics and health there: unix:PATH, or a loopback HOST:PORT")
+    add("--metrics-mode", metavar="OCTAL", default="0660", help="of a Unix socket for metrics; 0660 by default")
+    add("--log-level", default="info", choices=[level for level in LEVELS if level != "critical"])
     add("--hostname", metavar="NAME", help="in the greeting and in Received; the system's by default")
     add("--newline", default="lf", choices=["lf", "keep"], help="how to store line ends")
     add("--no-return-path", dest="return_path", action="store_false", help="write no Return-Path header")
@@ -149,7 +166,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         raise ValueError("--map goes with --layout, or alone")
     for name in ("workers", "max_connections", "max_in_flight"):
         _check(name, getattr(options, name), 1)
-    for name in ("size_limit", "timeout", "message_timeout", "drain_timeout"):
+    if options.max_connections_per_address is not None:
+        _check("max_connections_per_address", options.max_connections_per_address, 1)
+    for name in ("size_limit", "busy_wait", "timeout", "message_timeout", "drain_timeout"):
         _check(name, getattr(options, name), 0)
     for name in ("timeout", "message_timeout"):
         if not getattr(options, name):
@@ -178,9 +197,13 @@ def settings_of(options: argparse.Namespace) -> Settings:
         drain_timeout_s=options.drain_timeout,
         workers=options.workers,
         pidfile=options.pidfile,
-        socket_mode=_mode(options.socket_mode),
+        socket_mode=_mode("socket_mode", options.socket_mode),
         helper_process=options.helper_process,
         metrics=None if options.metrics is None else _loopback(options.metrics),
+        metrics_mode=_mode("metrics_mode", options.metrics_mode),
+        max_connections_per_address=options.max_connections_per_address,
+        busy_wait_s=options.busy_wait,
+        log_level=options.log_level,
         hostname=_hostname(options.hostname),
         newline=options.newline,
         return_path=options.return_path,
@@ -202,16 +225,16 @@ def _check(name: str, value: Any, least: int) -> None:
         raise ValueError(f"--{name.replace('_', '-')} must be {least} at least: {value}")
 
 
-def _mode(text: str) -> int:
+def _mode(name: str, text: str) -> int:
     if not text or set(text) - set("01234567") or int(text, 8) > 0o777:
-        raise ValueError(f"--socket-mode is an octal number up to 0777: {text!r}")
+        raise ValueError(f"--{name.replace('_', '-')} is an octal number up to 0777: {text!r}")
     return int(text, 8)
 
 
-def _loopback(text: str) -> TcpAddress:
+def _loopback(text: str) -> Address:
     address = parse_address(text)
     if isinstance(address, UnixAddress):
-        raise ValueError(f"--metrics is HOST:PORT: {text!r}")
+        return address
     host = "127.0.0.1" if address.host == "localhost" else address.host
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import resource
 import signal
-import socket
 from typing import Final
 
 from maildir_async.daemon import sockets
+from maildir_async.daemon.descriptors import fitted
 from maildir_async.daemon.locking import InUseError
 from maildir_async.daemon.log import Log
 from maildir_async.daemon.options import Settings
@@ -18,12 +17,8 @@ from maildir_async.daemon.supervisor import SIGNALS, Supervisor
 
 __all__ = ["DaemonError", "serve"]
 
-#: Descriptors that the daemon would like to be able to have: some for each connection and each message.
-DESCRIPTORS: Final = 65536
-
-
-#: Signals that would end a process, and that nobody sends to a daemon to end it (signal(7)). SIGQUIT and the like, which
-#: ask for a core, do what they do. SIGUSR1 is the main process's; Python ignores SIGPIPE and SIGXFSZ.
+#: Signals that would end a process, though nobody sends them to a daemon to end it (signal(7)). SIGQUIT and the like,
+#: which ask for a core, do what they do. SIGUSR1 is the main process's; Python ignores SIGPIPE and SIGXFSZ.
 IGNORED: Final = (
     signal.SIGUSR2,
     signal.SIGALRM,
@@ -32,7 +27,7 @@ IGNORED: Final = (
     signal.SIGIO,
     signal.SIGPIPE,
     signal.SIGPWR,
-    16,  # SIGSTKFLT, which Python names from 3.11 on, not on every machine
+    signal.SIGSTKFLT,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 
@@ -62,8 +57,8 @@ def serve(settings: Settings) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    log = Log(2)
-    _raise_limit()
+    log = Log(2, level=settings.log_level)
+    settings = fitted(settings, log)
     with contextlib.ExitStack() as leaving:
         try:
             recipients.load()
@@ -97,18 +92,19 @@ def _listen(settings: Settings, log: Log, leaving: contextlib.ExitStack) -> list
     return listeners
 
 
-def _listen_for_metrics(settings: Settings, leaving: contextlib.ExitStack) -> socket.socket | None:
+def _listen_for_metrics(settings: Settings, leaving: contextlib.ExitStack) -> Listener | None:
     if settings.metrics is None:
         return None
     try:
-        (listener,) = sockets.bind(settings.metrics, 0)
+        listener = sockets.bind(settings.metrics, settings.metrics_mode)[0]
     except InUseError as exc:
         raise DaemonError(os.EX_TEMPFAIL, str(exc)) from exc
     except OSError as exc:
         raise DaemonError(os.EX_CANTCREAT, f"cannot serve metrics at {settings.metrics}: {exc}") from exc
     leaving.callback(listener.socket.close)
+    leaving.callback(sockets.remove, listener)
     listener.socket.setblocking(True)
-    return listener.socket
+    return listener
 
 
 def _write_pidfile(path: str, leaving: contextlib.ExitStack) -> None:
@@ -118,10 +114,3 @@ def _write_pidfile(path: str, leaving: contextlib.ExitStack) -> None:
         raise DaemonError(os.EX_TEMPFAIL, str(exc)) from exc
     except OSError as exc:
         raise DaemonError(os.EX_CANTCREAT, f"cannot write {path}: {exc}") from exc
-
-
-def _raise_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -6,24 +6,26 @@ blocked throughout and asked for one by one: none can come at the wrong moment.
 
 import os
 import signal
-import socket
-import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from maildir_async.daemon import sockets
 from maildir_async.daemon.acceptor import dismiss_waiting
-from maildir_async.daemon.board import Board
+from maildir_async.daemon.board import YOUNG_S, Board
+from maildir_async.daemon.children import Child, how_ended, tell_threads_failures
+from maildir_async.daemon.descriptors import connections_of_one
+from maildir_async.daemon.health import serve_metrics
 from maildir_async.daemon.log import Log
-from maildir_async.daemon.metrics import Counts, serve_metrics
+from maildir_async.daemon.metrics import Counts
 from maildir_async.daemon.notify import READY, STOPPING, notify, reloading
 from maildir_async.daemon.options import Settings
+from maildir_async.daemon.peers import Peers
 from maildir_async.daemon.recipients import Recipients
 from maildir_async.daemon.sockets import Listener
+from maildir_async.daemon.watch import Watch
 from maildir_async.daemon.worker import GRACE_S, Post, work
 
 __all__ = ["SIGNALS", "Supervisor"]
@@ -31,31 +33,14 @@ __all__ = ["SIGNALS", "Supervisor"]
 #: Seconds until another takes the place of a worker that has died young: at first, and at most. It doubles.
 BACK_OFF_S: Final = (0.1, 30.0)
 
-#: A worker that has lived for so many seconds has not died young.
-YOUNG_S: Final = 5.0
-
 #: Seconds between looks at the workers, while they start or read their files again.
-LOOK_S: Final = 0.02
+BRIEF_S: Final = 0.02
 
 #: Seconds that a killed process gets to be gone. One that hangs in a call to a disk is not before that call ends.
 DEATH_S: Final = 2.0
 
 #: What the main process waits for.
-SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
-
-
-@dataclass(slots=True)
-class _Child:
-    """A process that there is to be, always."""
-
-    name: str
-    run: Callable[[], int]
-    slot: int | None = None  # of a worker
-    pid: int | None = None
-    born_at: float = 0.0
-    delay_s: float = 0.0
-    not_before: float = 0.0
-    fields: dict[str, object] = field(default_factory=dict[str, object])
+SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
 
 
 class Supervisor:
@@ -76,7 +61,7 @@ class Supervisor:
         settings: Settings,
         recipients: Recipients,
         listeners: Sequence[Listener],
-        metrics: socket.socket | None,
+        metrics: Listener | None,
         log: Log,
         signals: set[signal.Signals],
     ) -> None:
@@ -88,14 +73,19 @@ class Supervisor:
         self._signals = signals
         self._board = Board(settings.workers)
         self._counts = None if metrics is None else Counts(settings.workers)
+        self._peers = None
+        if settings.max_connections_per_address is not None:
+            places = min(settings.max_connections, connections_of_one(settings))
+            self._peers = Peers(settings.workers, places, settings.max_connections_per_address)
+        self._watch = Watch(self._board, log)
         #: Comes to its end when this process does, in whatever way: nobody else has the end that is written to.
         self._life, self._our_end = os.pipe()
         self._children = [
-            _Child("worker", partial(self._work, slot), slot, fields={"worker": slot})
+            Child("worker", partial(self._work, slot), slot, fields={"worker": slot})
             for slot in range(settings.workers)
         ]
         if metrics is not None:
-            self._children.append(_Child("metrics", self._serve_metrics))
+            self._children.append(Child("metrics", self._serve_metrics))
         self._is_starting = True
         self._reloading_since: float | None = None
 
@@ -106,11 +96,14 @@ class Supervisor:
             while True:
                 self._start_missing()
                 self._tell_progress()
+                self._watch.look(self._running())
                 number = self._next_signal()
                 if number in (signal.SIGTERM, signal.SIGINT):
                     return self._stop(signal.Signals(number).name)
                 if number == signal.SIGHUP:
                     self._reload()
+                elif number == signal.SIGUSR1:
+                    self._tell_statistics()
                 elif number == signal.SIGCHLD:
                     self._bury()
         finally:
@@ -118,18 +111,16 @@ class Supervisor:
             os.close(self._our_end)
             os.close(self._life)
 
-    def _running(self) -> list[_Child]:
+    def _running(self) -> list[Child]:
         return [child for child in self._children if child.pid is not None]
 
     def _next_signal(self) -> int | None:
-        timeout_s = LOOK_S if self._is_starting or self._reloading_since is not None else None
-        for child in self._children:
-            if child.pid is None:
-                left_s = max(0.0, child.not_before - time.monotonic())
-                timeout_s = left_s if timeout_s is None else min(timeout_s, left_s)
-        if timeout_s is None:
-            return signal.sigwait(self._signals)
-        told = signal.sigtimedwait(self._signals, timeout_s)
+        now = time.monotonic()
+        waits = [self._watch.wait_s()]
+        if self._is_starting or self._reloading_since is not None:
+            waits.append(BRIEF_S)
+        waits += [child.not_before - now for child in self._children if child.pid is None]
+        told = signal.sigtimedwait(self._signals, max(0.0, min(waits)))
         return None if told is None else told.si_signo
 
     # Children.
@@ -143,7 +134,7 @@ class Supervisor:
                     self._log.event("error", "cannot_fork", error=str(exc))
                     self._put_off(child, is_young=True)
 
-    def _fork(self, child: _Child) -> None:
+    def _fork(self, child: Child) -> None:
         pid = os.fork()
         if pid == 0:
             code = os.EX_SOFTWARE
@@ -157,36 +148,50 @@ class Supervisor:
             finally:
                 os._exit(code)  # what waits further up is for the main process to do
         child.pid, child.born_at = pid, time.monotonic()
+        if child.slot is not None:
+            self._board.born(child.slot, is_failing=child.delay_s > 0)
 
     def _work(self, slot: int) -> int:
-        _tell_threads_failures(self._log)
+        tell_threads_failures(self._log)
         if self._metrics is not None:
-            self._metrics.close()
-        post = Post(slot, self._listeners, self._recipients, self._board, self._counts, self._log, self._life)
+            self._metrics.socket.close()
+        post = Post(
+            slot, self._listeners, self._recipients, self._board, self._counts, self._peers, self._log, self._life
+        )
         return work(self._settings, post)
 
     def _serve_metrics(self) -> int:
-        _tell_threads_failures(self._log)
+        tell_threads_failures(self._log)
         for listener in self._listeners:
             listener.socket.close()
         assert self._metrics is not None
         assert self._counts is not None
         # Its signals stay blocked: it ends when this process does.
-        serve_metrics(self._metrics, self._counts, self._life)
+        serve_metrics(self._metrics.socket, self._counts, self._board, self._life)
         return os.EX_OK
 
     def _bury(self) -> None:
         for child, status in self._dead():
             lived_s = time.monotonic() - child.born_at
             self._put_off(child, is_young=lived_s < YOUNG_S and status != 0)
+            if child.slot is not None:
+                if self._counts is not None:
+                    self._counts.restarted(child.slot)
+                if child.delay_s:
+                    self._board.failing(child.slot)
             level = "error" if status else "info"
             self._log.event(
-                level, f"{child.name}_died", **child.fields, **_how(status), lived_s=lived_s, again_in_s=child.delay_s
+                level,
+                f"{child.name}_died",
+                **child.fields,
+                **how_ended(status),
+                lived_s=lived_s,
+                again_in_s=child.delay_s,
             )
 
-    def _dead(self) -> list[tuple[_Child, int]]:
+    def _dead(self) -> list[tuple[Child, int]]:
         """Return who has died, and how."""
-        dead: list[tuple[_Child, int]] = []
+        dead: list[tuple[Child, int]] = []
         for child in self._running():
             assert child.pid is not None
             pid, status = os.waitpid(child.pid, os.WNOHANG)
@@ -195,9 +200,11 @@ class Supervisor:
                 child.pid = None
                 if child.slot is not None:
                     self._board.leave(child.slot)
+                    if self._peers is not None:
+                        self._peers.leave(child.slot)
         return dead
 
-    def _put_off(self, child: _Child, *, is_young: bool) -> None:
+    def _put_off(self, child: Child, *, is_young: bool) -> None:
         first, most = BACK_OFF_S
         child.delay_s = min(max(first, 2 * child.delay_s), most) if is_young else 0.0
         child.not_before = time.monotonic() + child.delay_s
@@ -207,21 +214,31 @@ class Supervisor:
     def _tell_progress(self) -> None:
         if self._is_starting and all(map(self._board.is_present, range(self._settings.workers))):
             self._is_starting = False
+            self._board.ready()
             metrics = None
             if self._metrics is not None:
-                metrics = sockets.shown(Listener(self._metrics))
+                metrics = sockets.shown(self._metrics)
             self._log.event(
                 "info",
                 "ready",
                 listening=[text for listener in self._listeners for text in sockets.all_shown(listener)],
                 metrics=metrics,
             )
-            notify(READY)
+            notify(f"{READY}\nSTATUS={self._settings.workers} workers serve")
         if self._reloading_since is not None:
             is_late = time.monotonic() - self._reloading_since > GRACE_S
             if is_late or self._board.all_loaded():
                 self._reloading_since = None
                 notify(READY)
+
+    def _tell_statistics(self) -> None:
+        """Write a line of statistics to the log: at SIGUSR1, whose default would be to end this."""
+        told = {} if self._counts is None else self._counts.summary()
+        workers = sum(child.slot is not None for child in self._running())
+        ailing = self._board.ailing()
+        self._log.event(
+            "info", "statistics", workers=workers, connections=self._board.connections, ailing=ailing, **told
+        )
 
     # Signals.
 
@@ -265,7 +282,7 @@ class Supervisor:
             for child, status in self._dead():
                 if status:
                     code = os.EX_TEMPFAIL
-                    self._log.event("error", f"{child.name}_died", **child.fields, **_how(status))
+                    self._log.event("error", f"{child.name}_died", **child.fields, **how_ended(status))
         self._log.event("info", "stopped")
         return code
 
@@ -279,22 +296,7 @@ class Supervisor:
         while self._running() and time.monotonic() < deadline:
             self._dead()
             if self._running():
-                signal.sigtimedwait({signal.SIGCHLD}, LOOK_S)
+                signal.sigtimedwait({signal.SIGCHLD}, BRIEF_S)
         for child in self._running():  # it waits for a disk that does not answer, and dies when that does
             self._log.event("error", "cannot_kill", **child.fields, name=child.name)
             child.pid = None
-
-
-def _how(status: int) -> dict[str, object]:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return {"signal": next((known.name for known in signal.Signals if known == number), str(number))}
-    return {"exit_code": os.waitstatus_to_exitcode(status)}
-
-
-def _tell_threads_failures(log: Log) -> None:
-    def tell(args: threading.ExceptHookArgs) -> None:
-        name = args.thread.name if args.thread is not None else None
-        log.event("error", "thread_failed", thread=name, error=f"{args.exc_type.__name__}: {args.exc_value}")
-
-    threading.excepthook = tell

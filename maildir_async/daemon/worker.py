@@ -10,32 +10,35 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any, Final, Protocol
 
 from maildir_async.daemon.acceptor import Acceptor
-from maildir_async.daemon.board import Board
+from maildir_async.daemon.board import BEAT_S, Board
+from maildir_async.daemon.descriptors import connections_of_one
 from maildir_async.daemon.log import Log, LogHandler
 from maildir_async.daemon.metrics import Counts, Metrics, NoMetrics, Tally
 from maildir_async.daemon.options import Settings
+from maildir_async.daemon.peers import Peers
 from maildir_async.daemon.recipients import Recipients
 from maildir_async.daemon.sockets import Listener
+from maildir_async.daemon.told import tell_receipt
 from maildir_async.disk.threads import Crew
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.smtp.handler import MaildirHandler
 from maildir_async.smtp.message import Receipt
 from maildir_async.smtp.streaming import StreamingLMTP, StreamingSMTP
+from maildir_async.smtp.trace import host_of
 
 __all__ = ["GRACE_S", "Post", "work"]
 
 #: Seconds after the drain time-out for what cannot be interrupted: messages that are on the disk already.
 GRACE_S: Final = 5.0
 
-#: Seconds between looks at how many messages are in flight, for the metrics.
-LOOK_S: Final = 1.0
-
-#: What may be a fault of the site's is a warning.
-_LEVELS: Final = {"delivered": "info", "deferred": "warning", "refused": "info"}
+#: What the main process has blocked for itself.
+UNBLOCKED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Post:
         recipients: who there is.
         board: what it tells the others.
         counts: what it counts in for the metrics, if there are any.
+        peers: where connections of one client are counted, if they are limited.
         log: where it tells what happens.
         life: a pipe that comes to its end with the main process.
 
@@ -58,6 +62,7 @@ class Post:
     recipients: Recipients
     board: Board
     counts: Counts | None
+    peers: Peers | None
     log: Log
     life: int
 
@@ -66,6 +71,7 @@ def work(settings: Settings, post: Post) -> int:
     """Be a worker, and return the exit code. The signals that concern it are blocked when this is called."""
     post.log.write_behind()
     logging.basicConfig(handlers=[LogHandler(post.log)], level=logging.WARNING, force=True)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # which the main process answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the main process, which tells us
     try:
         worker = _Worker(settings, post)
@@ -80,6 +86,8 @@ class _Session(Protocol):
     """The part of `StreamingSMTP` that this needs."""
 
     transport: Any
+    session: Any
+    place: int | None
 
     def shut_down(self) -> None: ...
 
@@ -92,13 +100,13 @@ class _Worker:
         self._sessions: set[_Session] = set()
         self._adopting: set[asyncio.Task[None]] = set()
         self._reloading: asyncio.Task[None] | None = None
-        self._turned_away = 0
+        self._turned_away = {"connections": 0, "of_one_address": 0}
         self._is_draining = False
         share = -(-settings.max_in_flight // settings.workers)
         self.commit = GroupCommit(
             max_pending=share,
             max_pending_bytes=share * 2 * CHUNK_SIZE,  # what GroupCommit reckons for each
-            wait=False,  # a client that waits for a place does so by coming again
+            wait=settings.busy_wait_s > 0,  # which bounds the wait
             helper_process=settings.helper_process,
         )
         self._tally: Tally = NoMetrics() if post.counts is None else Metrics(post.counts, post.slot)
@@ -110,7 +118,7 @@ class _Worker:
         threading.Thread(target=self._outlive_nobody, args=(loop, stop), name="life", daemon=True).start()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, UNBLOCKED)
         self._serve = self._session_factory()
         self._acceptor = Acceptor(
             self._post.listeners,
@@ -120,13 +128,16 @@ class _Worker:
             max_connections=self._settings.max_connections,
             turned_away=self._turn_away,
             log=self._log,
+            max_own=connections_of_one(self._settings),
+            peers=self._post.peers,
+            address_turned_away=self._turn_address_away,
         )
+        self._post.board.beat(self._post.slot)
         self._acceptor.start()
-        looking = asyncio.create_task(self._look()) if self._settings.metrics is not None else None
+        beating = asyncio.create_task(self._beat())
         await stop.wait()
         await self._drain()
-        if looking is not None:
-            looking.cancel()
+        beating.cancel()
         await self.commit.aclose()
 
     # Sessions.
@@ -142,6 +153,7 @@ class _Worker:
             received=settings.received,
             per_recipient_headers=settings.per_recipient_headers,
             commit=self.commit,
+            busy_wait=timedelta(seconds=settings.busy_wait_s),
             durability=settings.durability,
             create=self._post.recipients.may_create,
             require_mount=settings.require_mount,
@@ -150,48 +162,79 @@ class _Worker:
         base: Any = StreamingLMTP if settings.lmtp else StreamingSMTP
 
         class Session(base):  # type: ignore[misc]  # which of the two is known at run time only
+            place: int | None = None  # among the peers
+
             def connection_lost(self, error: Exception | None) -> None:
                 super().connection_lost(error)
                 worker._lost(self)
 
-        return lambda: Session(
-            handler,
-            hostname=settings.hostname,
-            data_size_limit=settings.size_limit,
-            line_length_limit=settings.line_length_limit,
-            timeout=settings.timeout_s,
-            message_timeout=settings.message_timeout_s,
-            loop=asyncio.get_running_loop(),
-        )
+            def tls_begun(self) -> None:
+                worker._tls_begun(self)
 
-    def _adopt(self, connection: socket.socket) -> None:
+        if isinstance(self._tally, Metrics):
+            replied = self._tally.replied
+
+            class CountingSession(Session):
+                async def push(self, status: str | bytes) -> None:
+                    replied(status)
+                    await super().push(status)
+
+            session_class: Any = CountingSession
+        else:
+            session_class = Session
+
+        def serve(place: int | None) -> Any:
+            session = session_class(
+                handler,
+                hostname=settings.hostname,
+                data_size_limit=settings.size_limit,
+                line_length_limit=settings.line_length_limit,
+                timeout=settings.timeout_s,
+                message_timeout=settings.message_timeout_s,
+                loop=asyncio.get_running_loop(),
+            )
+            session.place = place
+            return session
+
+        return serve
+
+    def _adopt(self, connection: socket.socket, place: int | None) -> None:
         self._tally.connected(self._acceptor.connections)
-        task = asyncio.create_task(self._begin(connection))
+        task = asyncio.create_task(self._begin(connection, place))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    async def _begin(self, connection: socket.socket) -> None:
+    async def _begin(self, connection: socket.socket, place: int | None) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, session = await loop.connect_accepted_socket(self._serve, connection)
+            _, session = await loop.connect_accepted_socket(partial(self._serve, place), connection)
         except BaseException as exc:
             connection.close()
-            self._over()
+            self._over(place)
             if not isinstance(exc, OSError):
                 raise
             return
         if session.transport is None:  # it has gone already, and been counted out
             return
         self._sessions.add(session)
+        if self._log.is_debug:
+            self._log.event("debug", "connected", worker=self._post.slot, peer=host_of(session.session.peer))
         if self._is_draining:
             session.shut_down()
 
     def _lost(self, session: _Session) -> None:
         self._sessions.discard(session)
-        self._over()
+        if self._log.is_debug and session.session is not None:
+            self._log.event("debug", "disconnected", worker=self._post.slot, peer=host_of(session.session.peer))
+        self._over(session.place)
 
-    def _over(self) -> None:
-        self._tally.disconnected(self._acceptor.lost())
+    def _tls_begun(self, session: _Session) -> None:
+        self._tally.tls_begun()
+        if self._log.is_debug:
+            self._log.event("debug", "tls_begun", worker=self._post.slot, peer=host_of(session.session.peer))
+
+    def _over(self, place: int | None) -> None:
+        self._tally.disconnected(self._acceptor.lost(place))
         if self._is_draining and not self._acceptor.connections:
             self._ended.set()
 
@@ -218,43 +261,39 @@ class _Worker:
 
     def _receipt(self, receipt: Receipt) -> None:
         self._tally.receipt(receipt)
-        done = receipt.delivered
-        self._log.event(
-            _LEVELS[receipt.verdict],
-            receipt.verdict,
-            worker=self._post.slot,
-            id=receipt.message_id,
-            peer=receipt.client.peer,
-            helo=receipt.client.helo,
-            **{"from": f"<{receipt.client.mail_from}>"},
-            to=receipt.address,
-            maildir=receipt.maildir,
-            key=done and done.key,
-            size=done.size if done else receipt.size or None,
-            wire_size=done and done.wire_size,
-            durability=done and done.durability.value,
-            queued_s=done and done.queued_s,
-            commit_s=done and done.commit_s,
-            seconds=receipt.seconds if receipt.message_id else None,
-            reply=receipt.reply or None,
-            warnings=done and done.warnings,
-            error=receipt.reason or None,
-        )
+        tell_receipt(self._log, self._post.slot, receipt)
 
     def _turn_away(self) -> None:
         self._tally.turned_away()
-        self._turned_away += 1
-        if self._turned_away == 1:  # a line for each would be what an attacker wants
+        self._tell_later("connections")
+
+    def _turn_address_away(self) -> None:
+        self._tally.address_turned_away()
+        self._tell_later("of_one_address")
+
+    def _tell_later(self, why: str) -> None:
+        self._turned_away[why] += 1
+        if sum(self._turned_away.values()) == 1:  # a line for each would be what an attacker wants
             asyncio.get_running_loop().call_later(1.0, self._tell_turned_away)
 
     def _tell_turned_away(self) -> None:
-        self._log.event("warning", "too_many_connections", worker=self._post.slot, turned_away=self._turned_away)
-        self._turned_away = 0
+        of_one = self._turned_away["of_one_address"]
+        self._log.event(
+            "warning",
+            "too_many_connections",
+            worker=self._post.slot,
+            turned_away=sum(self._turned_away.values()),
+            of_one_address=of_one or None,
+        )
+        self._turned_away = dict.fromkeys(self._turned_away, 0)
 
-    async def _look(self) -> None:
+    async def _beat(self) -> None:
+        """Tell the main process that the loop comes round, and the metrics how the commits are."""
         while True:
-            self._tally.in_flight(self.commit.statistics().pending)
-            await asyncio.sleep(LOOK_S)
+            self._post.board.beat(self._post.slot)
+            if self._post.counts is not None:
+                self._tally.commit(self.commit.statistics())
+            await asyncio.sleep(BEAT_S)
 
     # What comes from the main process.
 

@@ -1,5 +1,6 @@
 """The handler: recipients become maildirs, a message is delivered to all of them, and the replies tell what is true."""
 
+import asyncio
 import logging
 import os
 import random
@@ -11,7 +12,7 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from maildir_async.disk.base import base_of
-from maildir_async.errors import BusyError, MaildirError
+from maildir_async.errors import BusyError, MaildirError, busy_error
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
 from maildir_async.format.options import DEADLINE, check_bool, check_callback, check_count, check_deadline
@@ -72,6 +73,8 @@ class MaildirHandler:
         file_mode: permission bits of message files.
         deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
             for `Maildir.append`. How long a client may take is an option of the streaming servers.
+        busy_wait: how long a message may wait for its place among the pending before 451 4.3.2; with a *commit*
+            that waits, which without this has no bound.
         max_recipients: of one message.
         on_receipt: called on the loop with a `Receipt` for each recipient of each message, and each one refused.
 
@@ -93,6 +96,7 @@ class MaildirHandler:
         require_mount: str | os.PathLike[str] | None = None,
         file_mode: int = 0o600,
         deadline: timedelta = DEADLINE,
+        busy_wait: timedelta = timedelta(0),
         max_recipients: int = MAX_RECIPIENTS,
         on_receipt: Callable[[Receipt], object] | None = None,
     ) -> None:
@@ -117,7 +121,10 @@ class MaildirHandler:
         self._original_to = original_to
         self._received = received
         self._per_recipient = per_recipient_headers and (delivered_to or original_to)
-        self._commit = commit if commit is not None else GroupCommit(wait=False)
+        self._busy_wait_s = _busy_wait_s(busy_wait)
+        self._commit = commit if commit is not None else GroupCommit(wait=self._busy_wait_s > 0)
+        if self._busy_wait_s and not self._commit.waits:
+            raise ValueError("busy_wait needs a GroupCommit(wait=True): another one refuses at once")
         self._durability = durability
         self._create = create
         self._file_mode = file_mode
@@ -257,10 +264,20 @@ class MaildirHandler:
                 deadline=self._deadline,
             )
         try:
-            await storing.open()
+            if self._busy_wait_s:
+                await self._open_in_time(storing)
+            else:
+                await storing.open()
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
         return MessageDelivery(client, message_id, recipients, storing, self._receipts, one_reply=one_reply)
+
+    async def _open_in_time(self, storing: "Straight | FanOut") -> None:
+        try:
+            async with asyncio.timeout(self._busy_wait_s):
+                await storing.open()
+        except TimeoutError:
+            raise busy_error() from None
 
     def _refuse(
         self, client: Client, recipients: Sequence[Recipient], reply: str, error: MaildirError | None = None
@@ -296,6 +313,14 @@ def _client(session: Session, envelope: Envelope) -> Client:
 
 def _sender(envelope: Envelope) -> str:
     return (envelope.mail_from or "").removeprefix("<").removesuffix(">")
+
+
+def _busy_wait_s(value: object) -> float:
+    if not isinstance(value, timedelta):
+        raise TypeError(f"busy_wait must be a timedelta, not {type(value).__name__}")
+    if value < timedelta(0):
+        raise ValueError(f"busy_wait must not be negative: {value}")
+    return value.total_seconds()
 
 
 def _resolver(maildir: Any, *, create: bool) -> Resolver:
