@@ -16,7 +16,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
-from maildir_async.smtp import StreamingLMTP, StreamingSMTP, sessions
+from maildir_async.smtp import StreamingLMTP, StreamingSMTP, clients, commands, own_name
 from support import PATIENCE_S, contents, turns
 from wire import KINDS, SECRET, Client, Clock, Scripted, is_lmtp, serving, until, verbatim
 
@@ -83,7 +83,7 @@ async def test_a_handler_may_change_what_is_announced() -> None:
     async with serving(Old()) as server:
         client = await server.connect()
         told = await client.ask("EHLO me")
-        assert told.split("\n")[-5:] == [*(f"250-{word}" for word in sessions.KEYWORDS), "250-MORE", "250 END"]
+        assert told.split("\n")[-5:] == [*(f"250-{word}" for word in clients.KEYWORDS), "250-MORE", "250 END"]
         assert await client.ask(ENVELOPE[0]) == "250 2.1.0 OK"
 
 
@@ -96,16 +96,18 @@ async def test_the_resolver_is_asked_once_at_most(monkeypatch: pytest.MonkeyPatc
         return "this.example"
 
     monkeypatch.setattr(socket, "getfqdn", getfqdn)
-    sessions._own_name.cache_clear()
+    own_name.own_name.cache_clear()
     try:
         names = [StreamingSMTP(Scripted(), loop=asyncio.get_running_loop()).hostname for _ in range(3)]
     finally:
-        sessions._own_name.cache_clear()
+        own_name.own_name.cache_clear()
     assert names == ["this.example"] * 3
     assert asked == [""]
 
 
 # Replies.
+
+BARE_LF: Final = "500 5.5.2 Error: a line ends with CR LF, not with LF"
 
 CODED: Final = re.compile(r"[245]\d\d[ -]([245])\.\d{1,3}\.\d{1,3} \S")
 
@@ -178,16 +180,19 @@ async def test_malformed_commands(command: str, option: bool) -> None:
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        (b"NOOP\n", ["250 2.0.0 OK"]),
+        (b"NOOP\n", [BARE_LF]),
+        (b"NOOP\nRSET\r\n", [BARE_LF, "250 2.0.0 OK"]),
+        (b"MAIL FROM:<a@b.example>\n", [BARE_LF]),
+        (b"FOO\n", [BARE_LF]),
         (b"NOOP\rNOOP\r\n", ['500 5.5.1 Error: command "NOOP?NOOP" not recognized']),
         (b"NOOP\r\r\n", ["250 2.0.0 OK"]),
-        (b"\n", ["500 5.5.2 Error: bad syntax"]),
+        (b"\n", [BARE_LF]),
         (b"\r\n\r\n", ["500 5.5.2 Error: bad syntax"] * 2),
         (b"NOOP\0\r\n", ['500 5.5.1 Error: command "NOOP?" not recognized']),
     ],
 )
 async def test_line_ends_of_commands(sent: bytes, told: list[str]) -> None:
-    """A command ends with LF, as for aiosmtpd; a bare CR ends nothing."""
+    """A command ends with CRLF alone (RFC 5321 §2.3.8); what ends otherwise is one mistake, and the session goes on."""
     async with serving(Scripted()) as server:
         client = await server.connect()
         client.say(sent, "QUIT")
@@ -293,14 +298,14 @@ async def test_replies_are_ascii_unless_the_client_can_do_more() -> None:
 
 
 @pytest.mark.every_loop
-async def test_floods_are_ended_as_by_aiosmtpd() -> None:
-    """Too many unknown commands, or too many of one, end the session."""
-    async with serving(Scripted(), command_call_limit={"NOOP": 2, "*": 9}) as server:
+async def test_floods_are_ended_with_421() -> None:
+    """Too many errors, or too many of one command, end the session."""
+    async with serving(Scripted(), max_errors=4, command_call_limit={"NOOP": 2, "*": 9}) as server:
         client = await server.connect()
         client.say(*["FOO"] * 9)
         told = await client.rest()
         assert len(told) == 5
-        assert told[-1] == "502 5.5.1 Too many unrecognized commands, goodbye."
+        assert told[-1] == "421 4.7.0 Error: too many errors"
         client = await server.connect()
         client.say(*["NOOP"] * 9)
         assert await client.rest() == ["250 2.0.0 OK"] * 2 + ["421 4.7.0 NOOP sent too many times"]
@@ -328,7 +333,7 @@ async def test_a_flood_of_commands_keeps_nobody_waiting() -> None:
             await asyncio.sleep(0)
             assert not task.done()
         steps = sorted(seen)
-        assert max(after - before for before, after in pairwise(steps)) <= 2 * sessions.COMMANDS_A_TURN
+        assert max(after - before for before, after in pairwise(steps)) <= 2 * commands.COMMANDS_A_TURN
 
 
 async def test_rset_forgets_the_envelope() -> None:

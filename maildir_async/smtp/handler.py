@@ -19,6 +19,7 @@ from maildir_async.format.options import DEADLINE, check_bool, check_callback, c
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.smtp.clients import forwarded
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
 from maildir_async.smtp.finder import Finder, Recipient
 from maildir_async.smtp.layout import Layout
@@ -242,7 +243,7 @@ class MaildirHandler:
                 prefixes[names] = trace_headers(
                     mail_from=client.mail_from,
                     helo=client.helo,
-                    peer=session.peer,
+                    peer=(client.peer,),
                     hostname=server.hostname,
                     protocol=protocol,
                     message_id=message_id,
@@ -308,7 +309,10 @@ def _nothing_received(client: Client, recipient: Recipient, reply: str, error: M
 
 
 def _client(session: Session, envelope: Envelope) -> Client:
-    return Client(host_of(session.peer), session.host_name or "", _sender(envelope))
+    peer, helo = host_of(session.peer), session.host_name or ""
+    if (told := forwarded(envelope)) is not None:  # what it does not tell is known of the mail server that tells it
+        peer, helo = told.addr or peer, told.helo or helo
+    return Client(peer, helo, _sender(envelope))
 
 
 def _sender(envelope: Envelope) -> str:

@@ -8,8 +8,11 @@ from typing import Final
 from maildir_async.errors import DEFAULT_SMTP_REPLY
 
 __all__ = [
+    "AUTH_LINE_TOO_LONG",
     "BAD_RECIPIENT",
     "BAD_SENDER",
+    "BARE_LF",
+    "COMMAND_TOO_LONG",
     "LINE_TOO_LONG",
     "MESSAGE_TIMEOUT",
     "NOT_ASCII",
@@ -18,6 +21,7 @@ __all__ = [
     "SHUTTING_DOWN",
     "TIMEOUT",
     "TOO_LARGE",
+    "TOO_MANY_ERRORS",
     "as_reply",
     "combined",
     "encoded",
@@ -36,6 +40,10 @@ SHUTTING_DOWN: Final = "421 4.3.2 Service shutting down"
 NOT_READ: Final = "421 4.3.0 Message not stored, closing connection"
 TIMEOUT: Final = "421 4.4.2 Timeout, closing connection"
 MESSAGE_TIMEOUT: Final = "421 4.4.2 Message took too long, closing connection"
+TOO_MANY_ERRORS: Final = "421 4.7.0 Error: too many errors"
+COMMAND_TOO_LONG: Final = "500 5.5.2 Command line too long"
+BARE_LF: Final = "500 5.5.2 Error: a line ends with CR LF, not with LF"
+AUTH_LINE_TOO_LONG: Final = "500 5.5.6 Authentication exchange line is too long"  # RFC 4954 §6
 
 #: Octets of a reply line without its CRLF (RFC 5321 §4.5.3.1.5).
 LINE_LIMIT: Final = 510

@@ -6,25 +6,28 @@ they change.
 
 import asyncio
 import logging
-import socket
 from collections import defaultdict
 from collections.abc import Awaitable, Coroutine
-from functools import cache
 from typing import Any, Final, NoReturn, TypeVar
 
-from aiosmtpd.smtp import (
-    SMTP,
-    Envelope,
-    Session,
-    TLSSetupException,
-    syntax,  # pyright: ignore[reportUnknownVariableType]  # its annotation has a free variable
-)
+from aiosmtpd.smtp import TLSSetupException
 
+from maildir_async.format.options import check_bool, check_count
 from maildir_async.smtp.envelope import EnvelopeSMTP
+from maildir_async.smtp.own_name import own_name
 from maildir_async.smtp.patience import Patience
-from maildir_async.smtp.replies import MESSAGE_TIMEOUT, NOT_READ, SHUTTING_DOWN, TIMEOUT, as_reply, encoded
+from maildir_async.smtp.replies import (
+    AUTH_LINE_TOO_LONG,
+    MESSAGE_TIMEOUT,
+    NOT_READ,
+    SHUTTING_DOWN,
+    TIMEOUT,
+    TOO_MANY_ERRORS,
+    as_reply,
+    encoded,
+)
 from maildir_async.smtp.user_code import ClientGoneError, raising_trouble, trouble
-from maildir_async.smtp.wire import SessionReader
+from maildir_async.smtp.wire import LineTooLongError, SessionReader
 
 __all__ = ["LastingSMTP"]
 
@@ -38,32 +41,24 @@ COMMAND_SIZE: Final = 512
 MAIL_SIZE: Final = COMMAND_SIZE + 17 + 500
 AUTH_SIZE: Final = 12288  # RFC 4954 §4
 
-#: What is served beside what aiosmtpd announces: RFC 2920, RFC 2034, RFC 3030.
-KEYWORDS: Final = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
-
-#: Commands that a client has answered in one go, if it sends them so, before others get a turn of the loop. Arbitrary;
-#: a turn costs about as much as a command.
-COMMANDS_A_TURN: Final = 16
-
 #: Commands whose replies go out with that to the next command, if that is there already (RFC 2920 §3.2: those, and no
 #: others).
 GROUPED: Final = ("MAIL", "RCPT", "RSET")
 
-#: What nearly all command lines begin with, before the first space, and the command that it is.
-_WORDS: Final = {
-    octets + end: octets.decode()
-    for octets in (b"MAIL", b"RCPT", b"DATA", b"BDAT", b"RSET", b"QUIT")
-    for end in (b"", b"\r\n")
+#: Errors of a client before it is told to go: Postfix's ``smtpd_hard_error_limit``.
+MAX_ERRORS: Final = 20
+
+#: Why a session has ended, by what its client was told last.
+_REASONS: Final = {
+    SHUTTING_DOWN: "shutting down",
+    TIMEOUT: "timeout",
+    MESSAGE_TIMEOUT: "message too late",
+    NOT_READ: "not read",
+    TOO_MANY_ERRORS: "too many errors",
 }
 
 #: Seconds that the timer is set for at least: some loops count in whole milliseconds, and 0 is none to aiosmtpd.
 TICK_S: Final = 0.001
-
-
-@cache
-def _own_name() -> str:
-    # aiosmtpd asks the resolver for each connection, on the loop.
-    return socket.getfqdn()
 
 
 class LastingSMTP(EnvelopeSMTP):
@@ -72,20 +67,41 @@ class LastingSMTP(EnvelopeSMTP):
     Args:
         handler: aiosmtpd's.
         message_timeout: seconds for a message to come, see `Patience`.
+        max_errors: see `StreamingSMTP`.
+        accept_bare_lf: see `StreamingSMTP`.
         options: aiosmtpd's.
+
+    Attributes:
+        ended_by: why the session is over, or about to be; "" while it is not.
+        ended_with: what the client was told about that; "" if nothing.
 
     """
 
-    def __init__(self, handler: Any, *, message_timeout: float, **options: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        message_timeout: float,
+        max_errors: int = MAX_ERRORS,
+        accept_bare_lf: bool = False,
+        **options: Any,
+    ) -> None:
+        self._max_errors = check_count("max_errors", max_errors, least=1)
+        self._accept_bare_lf = check_bool("accept_bare_lf", accept_bare_lf)
+        ident = options.get("ident")
+        if ident is not None and not (isinstance(ident, str) and ident.isascii() and ident.isprintable()):
+            raise ValueError(f"ident must be printable ASCII, not {ident!r}")
+        self._errors = 0
+        self.ended_by = ""
+        self.ended_with = ""
         self._command = ""  # the one being answered
         self._line = b""  # with its arguments
         self._is_greeted = False
         self._held = b""  # replies that go out in the next turn of the loop, if not before
-        self._commands_read = 0
         self._waits_for_command = False
         self._is_ending = False
         options = {"enable_SMTPUTF8": True} | options
-        options["hostname"] = options.get("hostname") or _own_name()
+        options["hostname"] = options.get("hostname") or own_name()
         # The constructor clears these, and they are the class's: each client would shrink the limits of all others.
         self.command_size_limits = defaultdict(lambda: COMMAND_SIZE)
         super().__init__(handler, **options)
@@ -95,10 +111,6 @@ class LastingSMTP(EnvelopeSMTP):
         asyncio.StreamReaderProtocol.__init__(
             self, SessionReader(self._next_command, self.loop), self._cb_client_connected, self.loop
         )
-        self._own_ehlo_hook: Any = self._handle_hooks.get("EHLO")
-        self._own_ehlo_hook_ver = self._ehlo_hook_ver
-        self._handle_hooks["EHLO"] = self._announce
-        self._ehlo_hook_ver = "new"
 
     def _is_mid_message(self) -> bool:
         """Whether some of a message has come, and the next command brings more."""
@@ -115,29 +127,13 @@ class LastingSMTP(EnvelopeSMTP):
         if self._waits_for_command and not self._is_mid_message():
             self._dismiss(SHUTTING_DOWN)
 
+    def end_now(self) -> None:
+        """Say 421 and close, whatever is under way. Who does not read that keeps the transport: abort it in the end."""
+        self._dismiss(SHUTTING_DOWN)
+
     def _next_command(self) -> Coroutine[Any, Any, bytes]:
         """Return the client's next command line, for aiosmtpd's loop. CancelledError ends that."""
-        return self._next_line()
-
-    async def _next_line(self) -> bytes:
-        if self._is_ending and not self._is_mid_message():
-            self._dismiss(SHUTTING_DOWN)
-            raise asyncio.CancelledError
-        self._commands_read += 1
-        if self._commands_read % COMMANDS_A_TURN == 0:
-            await asyncio.sleep(0)
-        reader: Any = self._reader
-        self._line = b""
-        self._waits_for_command = True
-        try:
-            line: bytes = await reader.line()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self._gone()
-        finally:
-            self._waits_for_command = False
-        self._line, word = line, line.partition(b" ")[0]
-        self._command = _WORDS.get(word) or word.strip().decode("ascii", "replace").upper() or "?"
-        return line
+        raise NotImplementedError
 
     async def _from_client(self, transmission: Awaitable[T]) -> T:
         """Return what *transmission* does; CancelledError if the client has gone, since aiosmtpd's loop ends by that.
@@ -152,30 +148,34 @@ class LastingSMTP(EnvelopeSMTP):
     def _gone(self) -> NoReturn:
         """Called when the client sends no more."""
         self._release()  # it may still listen
+        self.ended_by = self.ended_by or "client gone"
         raise ClientGoneError from None
+
+    def _end(self, reply: str) -> NoReturn:
+        """Say *reply* and end the session."""
+        self._dismiss(reply)
+        raise asyncio.CancelledError
 
     def _dismiss(self, reply: str) -> None:
         """Say *reply*, whoever else may be writing or waiting, and close."""
         transport: Any = self.transport
         if transport is not None:
             self._release()
+            if not self.ended_by:
+                self.ended_by, self.ended_with = _REASONS[reply], reply
             transport.write(reply.encode() + b"\r\n")
             transport.close()
-
-    @syntax("STARTTLS", when="tls_context")
-    async def smtp_STARTTLS(self, arg: str) -> None:  # noqa: N802 aiosmtpd's name
-        """Go on in TLS, or end the session if that has come to nothing."""
-        await super().smtp_STARTTLS(arg)
-        if self._tls_protocol is not None and self.session is not None and self.session.ssl is None:
-            # The connection was lost, or closed, before there was TLS: asyncio tells nobody but who waits for the
-            # handshake, without a word of what became of it.
-            raise TLSSetupException
 
     def _lose_track(self, exc: Exception) -> NoReturn:
         """Close, since what comes next may be part of a message, and must not be taken for commands."""
         log.error("a message could not be read to its end", exc_info=exc)
         self._dismiss(NOT_READ)
         raise asyncio.CancelledError from exc
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self.ended_by = self.ended_by or "client gone"
+        super().connection_lost(error)
 
     def eof_received(self) -> bool | None:
         """See `asyncio.Protocol`. A client that sends no more may still wait for its replies.
@@ -214,6 +214,7 @@ class LastingSMTP(EnvelopeSMTP):
         if self._patience.left_s > 0:
             self._set_new_timer()
         elif transport.is_closing() or transport.get_write_buffer_size() > 0:
+            self.ended_by = self.ended_by or "timeout"
             transport.abort()  # closing would wait until the client has read what it does not read
         else:
             self._dismiss(MESSAGE_TIMEOUT if self._patience.message_is_late else TIMEOUT)
@@ -235,6 +236,8 @@ class LastingSMTP(EnvelopeSMTP):
             utf8 = self.envelope is not None and self.envelope.smtp_utf8
             status = encoded(status, command=self._command if self._is_greeted else "", utf8=utf8)
         self._is_greeted = True
+        if status[:1] >= b"4":
+            self._failed(status)
         if self._command in GROUPED and not status.startswith(b"421"):  # after which comes the end
             # Of the replies of one turn nothing has been written, so that to wait for the client once is enough.
             if not self._held:
@@ -246,6 +249,10 @@ class LastingSMTP(EnvelopeSMTP):
             held, self._held = self._held, b""
             await self._from_client(super().push(held + status))
         self._patience.begin()
+
+    def _failed(self, reply: bytes) -> None:
+        """Called when *reply* tells the client that something went wrong."""
+        self._errors += 1
 
     def _hold(self, reply: bytes) -> None:
         # The next command is answered in this turn, if it is there and nothing has to be waited for.
@@ -260,6 +267,8 @@ class LastingSMTP(EnvelopeSMTP):
 
     async def handle_exception(self, error: Exception) -> str:
         """Return what is said after *error*, which a hook or a delivery has raised: nothing about it."""
+        if isinstance(error, LineTooLongError):
+            return AUTH_LINE_TOO_LONG  # the only line that aiosmtpd reads by itself
         own = getattr(self.event_handler, "handle_exception", None)
         if isinstance(error, TLSSetupException):
             return as_reply(None)  # which nobody gets to hear, and nothing is wrong here
@@ -275,21 +284,3 @@ class LastingSMTP(EnvelopeSMTP):
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         with raising_trouble():
             return await super()._call_handler_hook(command, *args)
-
-    async def _announce(
-        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
-    ) -> list[str]:
-        """Stand between aiosmtpd's EHLO and the handler's hook for it, to announce what else is served."""
-        hook = self._own_ehlo_hook
-        keywords = [f"250-{keyword}" for keyword in KEYWORDS]
-        if self._own_ehlo_hook_ver == "old":
-            # The hook may say more by itself, which has to come after this.
-            for line in responses[:-1] + keywords:
-                await self.push(line)
-            return [await hook(server, session, envelope, hostname)]
-        told = responses[:-1] + keywords + responses[-1:]
-        if hook is None:
-            session.host_name = hostname
-        else:
-            told = await hook(server, session, envelope, hostname, told)
-        return ["\r\n".join(told)]  # one packet

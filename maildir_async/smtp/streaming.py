@@ -10,10 +10,10 @@ from typing import Any
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import syntax  # pyright: ignore[reportUnknownVariableType]  # its annotation has a free variable
 
+from maildir_async.smtp.clients import ClientSMTP
 from maildir_async.smtp.delivery import DeliveryOpener, Refused, announced_size, transmission_type
 from maildir_async.smtp.patience import MESSAGE_TIMEOUT_S
 from maildir_async.smtp.replies import NOT_READ, as_reply, combined, joined
-from maildir_async.smtp.sessions import LastingSMTP
 from maildir_async.smtp.transfer import Transfer
 from maildir_async.smtp.user_code import raising_trouble, trouble
 from maildir_async.smtp.wire import each_chunk, each_octet
@@ -21,7 +21,7 @@ from maildir_async.smtp.wire import each_chunk, each_octet
 __all__ = ["StreamingLMTP", "StreamingSMTP"]
 
 
-class StreamingSMTP(LastingSMTP):
+class StreamingSMTP(ClientSMTP):
     """An `aiosmtpd.smtp.SMTP` whose messages go to its handler's `Delivery` while they arrive.
 
     Memory is bounded whatever a message's size, a slow disk slows the client down, and a message that fails leaves
@@ -36,7 +36,19 @@ class StreamingSMTP(LastingSMTP):
             many commands; ValueError unless positive. What the client waits for the disk does not count. After them
             it is told 421 4.4.2, the connection is closed, and nothing is left. A ``deadline`` of the handler that is
             shorter is told as 451, and only when the message has come.
-        options: what `aiosmtpd.smtp.SMTP` takes. ``enable_SMTPUTF8`` is True unless told otherwise; ``decode_data``
+        proxy_protocol: networks (texts, or those of `ipaddress`; ``"unix"`` for the clients of a Unix socket) whose
+            connections begin with a PROXY header, version 1 or 2, that names the client. One that does not is closed
+            without a greeting. From others ``PROXY`` is an unknown command.
+        trusted_peers: networks of mail servers whose XCLIENT and XFORWARD (Postfix) are believed. To others the two
+            are 550; without any they are unknown commands.
+        peer: address and port of the client, if the caller has read the PROXY header: see `read_proxy_header`.
+        max_errors: so many replies with 4xx or 5xx, and the client is told 421 4.7.0 and the connection is closed
+            (Postfix's ``smtpd_hard_error_limit``). A message that is stored begins a new count. In LMTP a refused
+            recipient does not count: a mail server's queue may have a message for many.
+        accept_bare_lf: take LF for the end of a command line, like CRLF. It is 500 otherwise, since other servers may
+            not see a line end there, and what follows would be smuggled in. (A message never ends by it.)
+        options: what `aiosmtpd.smtp.SMTP` takes. ``ident``, what the greeting says after the host name, is a
+            ValueError unless it is printable ASCII. ``enable_SMTPUTF8`` is True unless told otherwise; ``decode_data``
             is a ValueError. ``data_size_limit`` is in bytes of a message without doubled dots. ``timeout`` (seconds)
             runs from the last reply until a command, or an answer to a challenge of AUTH, has come as a whole; within
             a message, from the last byte to the next. It stands still while the client waits for the disk.

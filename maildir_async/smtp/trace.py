@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from maildir_async.smtp.addresses import host_name, unquoted
 from maildir_async.smtp.paths import parse_mailbox
+from maildir_async.smtp.proxied import plain_host
 
 __all__ = ["host_of", "trace_headers"]
 
@@ -165,4 +166,4 @@ def _literal(host: str) -> str:
 
 def host_of(peer: object) -> str:
     """Return the address in aiosmtpd's *peer*; "" for a Unix socket, which has none."""
-    return str(cast("tuple[object, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
+    return plain_host(str(cast("tuple[object, ...]", peer)[0])) if isinstance(peer, tuple) and peer else ""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from maildir_async.smtp.dot_stuffing import TERMINATOR, begun
 from maildir_async.smtp.user_code import ClientGoneError
 
-__all__ = ["READ_LIMIT", "SessionReader", "each_chunk", "each_octet"]
+__all__ = ["READ_LIMIT", "LineTooLongError", "SessionReader", "each_chunk", "each_octet"]
 
 #: Bytes past which a reader hands over what it has; it pauses the socket at twice as many. Arbitrary: a turn of the
 #: loop for every 64 KiB costs little, and 1,000 clients in the middle of messages hold 400 MiB at the very most.
@@ -20,6 +20,10 @@ READ_LIMIT: Final = 2**16
 SMALL_STEPS: Final = 4096
 
 Take = Callable[[bytes], Awaitable[None]]
+
+
+class LineTooLongError(Exception):
+    """A line was longer than a reader has room for. It has been read to its end, and dropped."""
 
 
 class SessionReader(asyncio.StreamReader):
@@ -39,6 +43,17 @@ class SessionReader(asyncio.StreamReader):
         """Return the next line, or what `asyncio.StreamReader.readuntil` raises."""
         return super().readuntil(b"\n")
 
+    async def drop_line(self, octets: int) -> bytes:
+        """Read the line that `line` had no room for to its end; return its first *octets*, which `line` has told."""
+        beginning = await self.readexactly(octets)
+        while True:
+            try:
+                await self.line()
+            except asyncio.LimitOverrunError as exc:
+                await self.readexactly(exc.consumed)
+            else:
+                return beginning
+
     def readuntil(  # pyright: ignore[reportIncompatibleMethodOverride]  # it is only awaited
         self, separator: Any = b"\n"
     ) -> Coroutine[Any, Any, bytes]:
@@ -49,6 +64,9 @@ class SessionReader(asyncio.StreamReader):
         """Return an answer to a challenge of AUTH. CancelledError if the client is gone: half of one is none."""
         try:
             return await self.line()
+        except asyncio.LimitOverrunError as exc:
+            await self.drop_line(exc.consumed)
+            raise LineTooLongError from None
         except asyncio.IncompleteReadError:
             raise ClientGoneError from None
 
