@@ -40,6 +40,9 @@ GRACE_S: Final = 5.0
 #: What the main process has blocked for itself.
 UNBLOCKED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 
+#: Seconds for those who are cut off at the drain time-out to read that they are. Part of `GRACE_S`.
+FAREWELL_S: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -90,6 +93,7 @@ class _Session(Protocol):
     place: int | None
 
     def shut_down(self) -> None: ...
+    def end_now(self) -> None: ...
 
 
 class _Worker:
@@ -251,8 +255,13 @@ class _Worker:
         except TimeoutError:
             self._log.event("warning", "drain_timed_out", worker=self._post.slot, sessions=len(self._sessions))
             for session in list(self._sessions):
+                session.end_now()  # and the deliveries abort, and leave nothing in tmp/
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    await self._ended.wait()
+            for session in list(self._sessions):
                 if session.transport is not None:
-                    session.transport.abort()  # and the deliveries abort, and leave nothing in tmp/
+                    session.transport.abort()  # its client does not read what it is told
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE_S / 2):
                     await self._ended.wait()

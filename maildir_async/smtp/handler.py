@@ -24,7 +24,7 @@ from maildir_async.smtp.delivery import Refused, announced_size, transmission_ty
 from maildir_async.smtp.finder import Finder, Recipient
 from maildir_async.smtp.layout import Layout
 from maildir_async.smtp.maps import AddressMap, Goal
-from maildir_async.smtp.message import Client, MessageDelivery, Receipt, Receipts
+from maildir_async.smtp.message import Client, CutOff, MessageDelivery, Receipt, Receipts
 from maildir_async.smtp.recipients import Resolver, Rooted
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
 from maildir_async.smtp.straight import Straight
@@ -78,6 +78,8 @@ class MaildirHandler:
             that waits, which without this has no bound.
         max_recipients: of one message.
         on_receipt: called on the loop with a `Receipt` for each recipient of each message, and each one refused.
+        on_cut_off: called on the loop with one `CutOff` for each message that ended before it was whole, for which
+            there are no receipts. Without it the logger ``maildir_async.smtp`` tells of them, at info.
 
     """
 
@@ -100,6 +102,7 @@ class MaildirHandler:
         busy_wait: timedelta = timedelta(0),
         max_recipients: int = MAX_RECIPIENTS,
         on_receipt: Callable[[Receipt], object] | None = None,
+        on_cut_off: Callable[[CutOff], object] | None = None,
     ) -> None:
         resolver = _resolver(maildir, create=create)
         self._require_mount = require_mount
@@ -130,7 +133,7 @@ class MaildirHandler:
         self._create = create
         self._file_mode = file_mode
         self._max_recipients = check_count("max_recipients", max_recipients, least=1)
-        self._receipts = Receipts(check_callback("on_receipt", on_receipt))
+        self._receipts = Receipts(check_callback("on_receipt", on_receipt), check_callback("on_cut_off", on_cut_off))
         self.maildir("/", self._commit)  # raises what is wrong with the options
 
     @classmethod
@@ -271,7 +274,12 @@ class MaildirHandler:
                 await storing.open()
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
-        return MessageDelivery(client, message_id, recipients, storing, self._receipts, one_reply=one_reply)
+        return MessageDelivery(client, message_id, recipients, storing, self._receipts, server)
+
+    def refuse_size(self, session: Session, mail_from: str, size: int, reply: str) -> None:
+        """Called by the streaming classes when *reply* has refused a message at MAIL, for its announced *size*."""
+        client = _client(session, Envelope(), mail_from)
+        self._receipts.tell_cut_off(CutOff(client, 0, "", size, 0.0, "announced too large", reply))
 
     async def _open_in_time(self, storing: "Straight | FanOut") -> None:
         try:
@@ -308,11 +316,11 @@ def _nothing_received(client: Client, recipient: Recipient, reply: str, error: M
     )
 
 
-def _client(session: Session, envelope: Envelope) -> Client:
+def _client(session: Session, envelope: Envelope, mail_from: str | None = None) -> Client:
     peer, helo = host_of(session.peer), session.host_name or ""
     if (told := forwarded(envelope)) is not None:  # what it does not tell is known of the mail server that tells it
         peer, helo = told.addr or peer, told.helo or helo
-    return Client(peer, helo, _sender(envelope))
+    return Client(peer, helo, _sender(envelope) if mail_from is None else mail_from)
 
 
 def _sender(envelope: Envelope) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.smtp import SMTP
+
 from maildir_async.format.delivered import Delivered
 from maildir_async.mailbox.fan_out import FanOut, Outcome
 from maildir_async.smtp.finder import Recipient
@@ -14,7 +17,7 @@ from maildir_async.smtp.replies import NOT_STORED, combined
 from maildir_async.smtp.straight import Straight
 from maildir_async.smtp.user_code import trouble_of_callback
 
-__all__ = ["Client", "MessageDelivery", "Receipt", "Receipts"]
+__all__ = ["Client", "CutOff", "MessageDelivery", "Receipt", "Receipts"]
 
 log: Final = logging.getLogger("maildir_async.smtp")
 
@@ -79,18 +82,61 @@ class Receipt:
         return "refused" if self.reply.startswith("5") else "deferred"
 
 
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """A message that ended before it was whole. There are no receipts for it, and nothing of it is left.
+
+    Attributes:
+        client: who sent it.
+        recipients: how many it was for; 0 if it was refused at MAIL.
+        message_id: as in `Receipt`; "" if it was refused at MAIL.
+        size: bytes received; of one that was refused at MAIL, the bytes that were announced.
+        seconds: from the beginning of the message to its end.
+        reason: ``client gone``, ``reset`` (the client thought better of it), ``timeout``, ``message too late``,
+            ``shutting down``, ``announced too large``, ``too many errors``, ``not read`` or ``failed`` (the log tells).
+        reply: what the client was told; "" if nothing.
+
+    """
+
+    client: Client
+    recipients: int
+    message_id: str
+    size: int
+    seconds: float
+    reason: str
+    reply: str
+
+
 class Receipts:
     """Tells what came of messages: the user's callback if there is one, or else the log, of what went wrong.
 
     Args:
         on_receipt: called with each `Receipt`, in the context of the session. Whatever it raises is logged: it must
             cost nobody his mail, nor his receipt.
+        on_cut_off: called with each `CutOff`, likewise.
 
     """
 
-    def __init__(self, on_receipt: Callable[[Receipt], object] | None) -> None:
+    def __init__(
+        self,
+        on_receipt: Callable[[Receipt], object] | None,
+        on_cut_off: Callable[[CutOff], object] | None = None,
+    ) -> None:
         self._on_receipt = on_receipt
+        self._on_cut_off = on_cut_off
         self.are_wanted = on_receipt is not None
+
+    def tell_cut_off(self, cut_off: CutOff) -> None:
+        """Tell of a message that ended before it was whole. Raises only what ends the program."""
+        if self._on_cut_off is None:
+            peer, sender = cut_off.client.peer or "a local client", cut_off.client.mail_from
+            words = "a message from <%s> by %s was cut off after %d bytes: %s"
+            log.info(words, sender, peer, cut_off.size, cut_off.reason)
+            return
+        try:
+            self._on_cut_off(cut_off)
+        except BaseException as exc:
+            log.error("on_cut_off raised", exc_info=trouble_of_callback(exc))
 
     def tell(self, receipt: Receipt) -> None:
         """Tell of one recipient's part. Raises only what ends the program."""
@@ -112,7 +158,7 @@ class MessageDelivery:
         recipients: whom it is for, in the order of the replies; those that are refused too.
         storing: what takes the message to the maildir of these, or to all of theirs.
         receipts: what is told of each recipient's part.
-        one_reply: whether the client gets one for all of them, as in SMTP.
+        server: the session that it comes by.
 
     """
 
@@ -123,15 +169,15 @@ class MessageDelivery:
         recipients: Sequence[Recipient],
         storing: "Straight | FanOut",
         receipts: Receipts,
-        *,
-        one_reply: bool,
+        server: SMTP,
     ) -> None:
         self._client = client
         self._message_id = message_id
         self._recipients = recipients
         self._storing = storing
         self._receipts = receipts
-        self._one_reply = one_reply
+        self._server = server
+        self._is_told = False  # receipts, or that it was cut off
         self._reply = ""  # for all of them, if the message has been refused
         self._size = 0
         self._begun_at = time.monotonic()
@@ -139,16 +185,38 @@ class MessageDelivery:
     async def send(self, chunk: bytes) -> None:
         """Take some of the message, and wait while the disk is behind."""
         self._size += len(chunk)
-        await self._storing.send(chunk)
+        try:
+            await self._storing.send(chunk)
+        except Exception:
+            self._cut_off("failed", NOT_STORED)
+            raise
 
     def fail(self, reply: str) -> None:
         """Keep nothing of the message; *reply* is for all."""
         self._reply = reply
-        self.abort()
+        self._storing.abort()
 
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind. Of a message that has not come to its end it is told that it was cut off."""
         self._storing.abort()
+        if not self._is_told:
+            # Without an end of the session, the client has ended the message: by RSET or the like.
+            reason, reply = getattr(self._server, "ended_by", "failed"), getattr(self._server, "ended_with", "")
+            self._cut_off(reason or "reset", reply)
+
+    def _cut_off(self, reason: str, reply: str) -> None:
+        self._is_told = True
+        self._receipts.tell_cut_off(
+            CutOff(
+                client=self._client,
+                recipients=len(self._recipients),
+                message_id=self._message_id,
+                size=self._size,
+                seconds=time.monotonic() - self._begun_at,
+                reason=reason,
+                reply=reply,
+            )
+        )
 
     async def finish(self) -> list[str]:
         """Return one reply for each recipient, when the message is as durable as asked for.
@@ -166,13 +234,14 @@ class MessageDelivery:
         return self._settle(outcomes, is_heard=True)
 
     def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
+        self._is_told = True
         by_path = {outcome.maildir.path: outcome for outcome in outcomes}
         # Where there are several maildirs, behind an alias, and where there is one, or none that is known.
         found = [
             [by_path.get(maildir.path) for maildir in recipient.maildirs] or [None] for recipient in self._recipients
         ]
         replies = list(map(self._reply_to, self._recipients, found))
-        told = combined(replies) if self._one_reply else ""
+        told = combined(replies) if not isinstance(self._server, LMTP) else ""
         for recipient, parts, reply in zip(self._recipients, found, replies, strict=True):
             said = (told or reply) if is_heard else ""
             if len(parts) == 1:

@@ -4,8 +4,9 @@ What aiosmtpd does well is left to it: commands, their syntax, hooks, AUTH, STAR
 """
 
 import asyncio
+import re
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import syntax  # pyright: ignore[reportUnknownVariableType]  # its annotation has a free variable
@@ -19,6 +20,10 @@ from maildir_async.smtp.user_code import raising_trouble, trouble
 from maildir_async.smtp.wire import each_chunk, each_octet
 
 __all__ = ["StreamingLMTP", "StreamingSMTP"]
+
+
+#: What a client has announced at MAIL (RFC 1870).
+_ANNOUNCED: Final = re.compile(r"\sSIZE=([0-9]{1,20})(?!\S)", re.IGNORECASE)
 
 
 class StreamingSMTP(ClientSMTP):
@@ -71,6 +76,7 @@ class StreamingSMTP(ClientSMTP):
         if not message_timeout > 0:
             raise ValueError(f"message_timeout must be positive, not {message_timeout}")
         self._opener = handler
+        self._refuse_size = getattr(handler, "refuse_size", None)
         self._message_line_limit = line_length_limit
         self._sequence: Transfer | None = None  # the message that BDAT brings
         super().__init__(handler, message_timeout=message_timeout, **options)
@@ -176,6 +182,14 @@ class StreamingSMTP(ClientSMTP):
         self._reset_timeout()  # the client has been waiting, not idle
         return answer
 
+    def _failed(self, reply: bytes) -> None:
+        super()._failed(reply)
+        if self._refuse_size is not None and self._command == "MAIL" and reply.startswith(b"552"):
+            _, _, arg = self._line.decode("utf-8", "surrogateescape").partition(":")
+            if (size := _ANNOUNCED.search(arg)) is not None:
+                sender = self._getaddr(arg.strip())[0] or ""
+                self._refuse_size(self.session, sender.strip("<>"), int(size[1]), reply.decode())
+
     # Not properties: aiosmtpd's constructor would read them.
 
     def _recipients(self) -> list[str]:
@@ -229,6 +243,8 @@ class StreamingSMTP(ClientSMTP):
             except BaseException as exc:
                 replies = [await self.handle_exception(trouble(exc))] * recipients
         self._set_post_data_state()
+        if self._errors and any(reply.startswith("2") for reply in replies):
+            self._errors = 0
         return self._answer(replies)
 
     def _answer(self, replies: Sequence[str]) -> str:
@@ -265,6 +281,10 @@ class StreamingLMTP(StreamingSMTP, LMTP):
 
     def _answer(self, replies: Sequence[str]) -> str:
         return joined(replies)
+
+    def _failed(self, reply: bytes) -> None:
+        if self._command != "RCPT":
+            super()._failed(reply)
 
 
 def _announced_chunk(arg: str) -> tuple[int, bool] | None:
