@@ -21,6 +21,7 @@ __all__ = [
     "MaildirError",
     "MessageTooLargeError",
     "NotAMaildirError",
+    "NotTrustedError",
     "Stage",
     "UncertainAppendError",
     "append_error",
@@ -106,6 +107,10 @@ class NotAMaildirError(MaildirError):
     _smtp_reply = _CONFIGURATION
 
 
+class NotTrustedError(NotADirectoryError):
+    """What root does not follow or enter, since another can have put it there. It becomes a `NotAMaildirError`."""
+
+
 class AppendError(MaildirError):
     """The message was not delivered: ``new/`` and ``cur/`` are unchanged and ``tmp/`` is empty."""
 
@@ -146,6 +151,10 @@ def append_error(exc: BaseException, *, path: str, stage: Stage) -> MaildirError
     """Return what a delivery to *path* that met *exc* at *stage* fails with; *exc* is its cause."""
     if isinstance(exc, MaildirError):
         return exc
+    if isinstance(exc, NotTrustedError):
+        refused = NotAMaildirError(f"{path} is not delivered to: {exc.strerror}", errno=exc.errno, stage=stage)
+        refused.__cause__ = exc
+        return refused
     number = exc.errno if isinstance(exc, OSError) else None
     reason = (exc.strerror if isinstance(exc, OSError) else None) or f"{type(exc).__name__}: {exc}"
     error = AppendError(f"{path}: {stage} failed: {reason}", errno=number, stage=stage)

@@ -10,7 +10,7 @@ from typing import Final
 
 from maildir_async.disk.base import Base
 from maildir_async.disk.calls import UNSUPPORTED, Disk
-from maildir_async.errors import NotAMaildirError
+from maildir_async.errors import NotAMaildirError, NotTrustedError
 
 __all__ = ["Directories", "sync_directory", "unsyncable"]
 
@@ -172,8 +172,8 @@ class Directories:
             fd = self.disk.open_directory(path)
         except FileNotFoundError:
             return False
-        except NotADirectoryError:
-            raise self.not_a_maildir(path) from None
+        except NotADirectoryError as exc:
+            raise self.not_a_maildir(path, exc) from None
         self.disk.close(fd)
         return True
 
@@ -183,11 +183,13 @@ class Directories:
         except FileExistsError:
             if not self.is_directory(path):
                 raise self.not_a_maildir(path) from None  # a dangling symbolic link
-        except NotADirectoryError:
-            raise self.not_a_maildir(path) from None
+        except NotADirectoryError as exc:
+            raise self.not_a_maildir(path, exc) from None
 
-    def not_a_maildir(self, path: str) -> NotAMaildirError:
-        """Return the error for a *path* that should be a directory and is something else."""
+    def not_a_maildir(self, path: str, exc: OSError | None = None) -> NotAMaildirError:
+        """Return the error for a *path* that should be a directory and is something else, as *exc* says."""
+        if isinstance(exc, NotTrustedError):
+            return NotAMaildirError(f"{self.path} is not a maildir: {exc.strerror}", errno=exc.errno, stage="create")
         return NotAMaildirError(
             f"{self.path} is not a maildir: {path} is not a directory",
             errno=errno.ENOTDIR,
@@ -204,8 +206,8 @@ class Directories:
             self.disk.stat(f"{path}/.")  # which follows a symbolic link, and asks for no right to read
         except FileNotFoundError:
             return False
-        except NotADirectoryError:
-            raise self.not_a_maildir(path) from None
+        except NotADirectoryError as exc:
+            raise self.not_a_maildir(path, exc) from None
         except PermissionError:
             pass  # closed to this process, as cur/ may be to a delivery agent
         return True
@@ -293,8 +295,8 @@ class Directories:
             raise NotAMaildirError(
                 f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
             ) from None
-        except NotADirectoryError:
-            raise self.not_a_maildir(self.subdirectory(name)) from None
+        except NotADirectoryError as exc:
+            raise self.not_a_maildir(self.subdirectory(name), exc) from None
 
 
 def unsyncable(path: str, exc: OSError) -> str:

@@ -6,8 +6,19 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
+from maildir_async.disk.as_root import (
+    Owner,
+    create_as,
+    enter,
+    is_roots,
+    mkdir_as,
+    not_trusted,
+    parent_of,
+    unlink_as,
+)
 from maildir_async.disk.calls import UNSUPPORTED
 from maildir_async.disk.identity import identity
 from maildir_async.disk.kernel_aio import fsync_all
@@ -29,11 +40,27 @@ _ERRORS: Final = sys.getfilesystemencodeerrors()
 _AT_FDCWD: Final = -100  # fcntl.h
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
 
+#: Directories that this process has open as root, and that are a user's: whose, by descriptor.
+_owners: Final[dict[int, Owner]] = {}
+
+#: In a forked child what was open is closed without this being told.
+os.register_at_fork(after_in_child=_owners.clear)
+
 
 class PosixDisk:
-    """The system's calls. EINTR is retried by Python itself (PEP 475)."""
+    """The system's calls. EINTR is retried by Python itself (PEP 475).
+
+    For a process with euid 0 a path that another can change is gone as `maildir_async.disk.as_root` does, and what is
+    made there is that user's. Which euid it is, is asked with each path: it may be dropped at any time.
+    """
 
     def create(self, path: str, mode: int, directory: int | None = None) -> int:
+        if directory is None:
+            if _is_guarded(path):
+                with parent_of(path) as (where, name):
+                    return create_as(where.owner, name, mode, where.fd)
+        elif _owners:
+            return create_as(_owners.get(directory), path, mode, directory)
         return os.open(path, _CREATE, mode, dir_fd=directory)
 
     def chmod(self, fd: int, mode: int) -> None:
@@ -87,6 +114,8 @@ class PosixDisk:
             raise OSError(number, os.strerror(number))
 
     def close(self, fd: int) -> None:
+        if _owners:
+            _owners.pop(fd, None)
         os.close(fd)
 
     def rename_noreplace(
@@ -94,57 +123,156 @@ class PosixDisk:
     ) -> None:
         if _renameat2 is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), source, None, target)
-        new_name = target.encode(_ENCODING, _ERRORS)
-        if _renameat2(
-            _AT_FDCWD if source_directory is None else source_directory,
-            new_name if source is target else source.encode(_ENCODING, _ERRORS),
-            _AT_FDCWD if target_directory is None else target_directory,
-            new_name,
-            _RENAME_NOREPLACE,
+        if (source_directory is None or target_directory is None or _owners) and (
+            _is_guarded(source, source_directory) or _is_guarded(target, target_directory)
         ):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), source, None, target)
+            with _placed(source, source_directory) as here, _placed(target, target_directory) as there:
+                _check_owner(here, there, target)
+                _rename_noreplace(here[1], there[1], here[0], there[0])
+        else:
+            _rename_noreplace(source, target, source_directory, target_directory)
 
     def rename(
         self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
     ) -> None:
-        os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
+        if _is_guarded(source, source_directory) or _is_guarded(target, target_directory):
+            with _placed(source, source_directory) as here, _placed(target, target_directory) as there:
+                _check_owner(here, there, target)
+                os.rename(here[1], there[1], src_dir_fd=here[0], dst_dir_fd=there[0])
+        else:
+            os.rename(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory)
 
     def link(
         self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
     ) -> None:
-        os.link(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory, follow_symlinks=False)
+        if _is_guarded(source, source_directory) or _is_guarded(target, target_directory):
+            with _placed(source, source_directory) as here, _placed(target, target_directory) as there:
+                if _uid(here[2]) != _uid(there[2]):  # whoever is the one may have replaced the file that is linked
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source, None, target)
+                os.link(here[1], there[1], src_dir_fd=here[0], dst_dir_fd=there[0], follow_symlinks=False)
+        else:
+            os.link(source, target, src_dir_fd=source_directory, dst_dir_fd=target_directory, follow_symlinks=False)
 
     def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
-        os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=target_directory, follow_symlinks=True)  # open(2), O_TMPFILE
+        if not os.geteuid():
+            with _placed(target, target_directory) as (target_directory, name, owner):
+                if os.fstat(fd).st_uid != _uid(owner):
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), target)
+                os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=target_directory, follow_symlinks=True)
+        else:  # open(2), O_TMPFILE
+            os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=target_directory, follow_symlinks=True)
 
     def unlink(self, path: str, directory: int | None = None) -> None:
-        os.unlink(path, dir_fd=directory)
+        if directory is None and _is_guarded(path):
+            with parent_of(path) as (where, name):
+                unlink_as(where, name)
+        else:
+            os.unlink(path, dir_fd=directory)
 
     def mkdir(self, path: str, mode: int) -> None:
-        os.mkdir(path, mode)
+        if _is_guarded(path):
+            with parent_of(path) as (where, name):
+                fd = mkdir_as(where.owner, name, mode, where.fd)
+                try:
+                    self.sync(fd)  # to whom it belongs; what holds it is synced by the caller
+                finally:
+                    os.close(fd)
+        else:
+            os.mkdir(path, mode)
 
     def open_directory(self, path: str) -> int:
-        return os.open(path, _OPEN_DIRECTORY)
+        if not os.geteuid() and not is_roots(path):
+            with enter(path) as where:
+                fd = where.open()
+                if where.owner is None:
+                    _owners.pop(fd, None)
+                else:
+                    _owners[fd] = where.owner
+                return fd
+        fd = os.open(path, _OPEN_DIRECTORY)
+        if _owners:
+            _owners.pop(fd, None)
+        return fd
 
     def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        if directory is None and not isinstance(path, int) and _is_guarded(path):
+            with parent_of(path) as (where, name):
+                return os.fstat(where.fd) if name == "." else os.stat(name, dir_fd=where.fd, follow_symlinks=False)
         return os.stat(path) if isinstance(path, int) else os.stat(path, dir_fd=directory, follow_symlinks=False)
 
     def identity(self, fd: int) -> tuple[int, int, int]:
         return identity(fd)
 
     def listdir(self, path: str) -> list[str]:
+        if not os.geteuid() and not is_roots(path):
+            with enter(path) as where:
+                fd = where.open()
+                try:
+                    return os.listdir(fd)
+                finally:
+                    os.close(fd)
         return os.listdir(path)
 
     def room(self, path: str) -> int:
+        if not os.geteuid() and not is_roots(path):
+            with enter(path) as where:
+                fd = where.open()
+                try:
+                    return _room(os.fstatvfs(fd))
+                finally:
+                    os.close(fd)
         path = f"{path}/."  # a file in its place may be executable, and has a file system too
         if not os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             os.stat(path)  # which says so if it is not there
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        found = os.statvfs(path)
-        blocks, files = (found.f_bavail, found.f_favail) if os.geteuid() else (found.f_bfree, found.f_ffree)
-        # f_files is 0 where there is no fixed number of files (Btrfs).
-        return blocks * found.f_frsize if files or not found.f_files else 0
+        return _room(os.statvfs(path))
+
+
+def _room(found: os.statvfs_result) -> int:
+    """Return what `PosixDisk.room` does for a file system."""
+    blocks, files = (found.f_bavail, found.f_favail) if os.geteuid() else (found.f_bfree, found.f_ffree)
+    # f_files is 0 where there is no fixed number of files (Btrfs).
+    return blocks * found.f_frsize if files or not found.f_files else 0
+
+
+def _is_guarded(path: str, directory: int | None = None) -> bool:
+    """Whether a name has to be gone to as `as_root` does: another can change the way, or owns the open directory."""
+    if directory is not None:
+        return directory in _owners
+    return not os.geteuid() and not is_roots(path.rpartition("/")[0])
+
+
+@contextlib.contextmanager
+def _placed(path: str, directory: int | None) -> Iterator[tuple[int | None, str, Owner]]:
+    """Have the directory that *path* lies in open within the block: its descriptor, the name in it, its owner."""
+    if directory is not None:
+        yield directory, path, _owners.get(directory)
+    else:
+        with parent_of(path) as (where, name):
+            yield where.fd, name, where.owner
+
+
+def _uid(owner: Owner) -> int:
+    return 0 if owner is None else owner[0]
+
+
+def _check_owner(here: tuple[object, str, Owner], there: tuple[object, str, Owner], target: str) -> None:
+    """Refuse to move what one user can have put there into the directory of another."""
+    if _uid(here[2]) != _uid(there[2]):
+        raise not_trusted(target, f"would be moved from uid {_uid(here[2])} to uid {_uid(there[2])}")
+
+
+def _rename_noreplace(source: str, target: str, source_directory: int | None, target_directory: int | None) -> None:
+    new_name = target.encode(_ENCODING, _ERRORS)
+    if _renameat2(
+        _AT_FDCWD if source_directory is None else source_directory,
+        new_name if source is target else source.encode(_ENCODING, _ERRORS),
+        _AT_FDCWD if target_directory is None else target_directory,
+        new_name,
+        _RENAME_NOREPLACE,
+    ):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source, None, target)
 
 
 def _function(name: str) -> Any:

@@ -22,8 +22,8 @@ def check_room(box: Directories, size: int) -> None:
         except FileNotFoundError:
             _check_making(box)
             return
-        except NotADirectoryError:
-            raise box.not_a_maildir(path) from None
+        except NotADirectoryError as exc:
+            raise box.not_a_maildir(path, exc) from None
     if not box.is_there(box.cur):  # which the first delivery wants too
         _check_making(box)
 
