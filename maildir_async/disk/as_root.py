@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -26,15 +26,12 @@ _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 
 _MOST_LINKS: Final = 40  # path_resolution(7)
 
-#: Seconds for which a path that only root can change is taken to be that: root may give it away meanwhile.
+#: Seconds for which a way that only root can change is taken to be that: he may give a directory on it to another.
 _KNOWN_S: Final = 1.0
 _KNOWN_MAX: Final = 4096  # directories
 
-#: A directory in a sticky one: its path, device and inode number.
-_Pin = tuple[str, int, int]
-
-#: Directories that only root can change: until when that is known, and what must be as it was then.
-_roots: Final[dict[str, tuple[float, list[_Pin]]]] = {}
+#: Directories that only root can change: until when that is known, and what each was then.
+_roots: Final[dict[str, tuple[float, tuple[int, ...]]]] = {}
 
 
 class Step:
@@ -44,14 +41,14 @@ class Step:
         fd: its descriptor, by which things in it can be named, and no more.
         path: where it is, without links.
         owner: to whom belongs what is made in it: the user whose directory it is, or lies in. None for root.
-        is_roots: whether root alone can replace it, or any directory above it.
+        is_fixed: whether root alone can replace it, or any directory above it.
         follows: whether root alone can put a name into it, so that a link in it which is root's can be followed.
         is_lent: whether it is root's and lies in a directory of its *owner*, who can have moved it there.
-        pins: what is in a sticky directory, at it and above it.
+        identity: what it is by now.
 
     """
 
-    __slots__ = ("fd", "follows", "is_lent", "is_roots", "is_sticky", "owner", "path", "pins")
+    __slots__ = ("fd", "follows", "identity", "is_fixed", "is_lent", "owner", "path")
 
     def __init__(self, fd: int, path: str, above: "Step | None") -> None:
         self.fd = fd
@@ -63,12 +60,10 @@ class Step:
         self.is_lent = owner is not None and not found.st_uid
         self.owner: Owner = (found.st_uid, found.st_gid) if found.st_uid else owner
         is_shared = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))  # an ACL's mask is the group's bits: acl(5)
-        self.is_sticky = is_shared and bool(found.st_mode & stat.S_ISVTX)
-        self.is_roots = (above is None or above.is_roots) and not found.st_uid and (self.is_sticky or not is_shared)
-        self.follows = self.is_roots and not is_shared
-        self.pins: list[_Pin] = [] if above is None else above.pins
-        if above is not None and above.is_sticky:
-            self.pins = [*self.pins, (path, found.st_dev, found.st_ino)]
+        is_sticky = bool(found.st_mode & stat.S_ISVTX)  # what is root's in it can be replaced by root alone
+        self.is_fixed: bool = (above is None or above.is_fixed) and not found.st_uid and (is_sticky or not is_shared)
+        self.follows = self.is_fixed and not is_shared
+        self.identity = _identity(found)
 
     def open(self) -> int:
         """Return a descriptor of it that can be listed and synced."""
@@ -81,22 +76,25 @@ def not_trusted(path: str, why: str) -> NotTrustedError:
 
 
 def is_roots(directory: str) -> bool:
-    """Whether it has been found of late that only root can change *directory*, an absolute path, or any above it."""
+    """Whether it has been found of late that only root can change *directory*, an absolute path, or any above it.
+
+    It is looked at again each time: root may have given it away, or removed it from where another can make one.
+    """
     known = _roots.get(directory)
     if known is None or time.monotonic() > known[0]:
         return False
-    for path, device, inode in known[1]:
-        try:
-            found = os.lstat(path)
-        except OSError:
-            return False
-        if (found.st_dev, found.st_ino, found.st_uid) != (device, inode, 0):  # root has removed it, and another made it
-            return False
-    return True
+    try:
+        return _identity(os.stat(directory)) == known[1]
+    except OSError:
+        return False
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_uid, found.st_mode
 
 
 @contextmanager
-def enter(path: str) -> Iterator[Step]:
+def enter(path: str) -> Generator[Step]:
     """Have the directory at *path*, which is absolute, open within the block.
 
     A symbolic link is followed only if it is root's and only root can put a name where it is. ``..`` is the directory
@@ -130,10 +128,10 @@ def enter(path: str) -> Iterator[Step]:
                     del way[1:]
                 names += [name for name in reversed(target.split("/")) if name not in ("", ".")]
         last = way[-1]
-        if last.is_roots:
+        if last.is_fixed:
             if len(_roots) >= _KNOWN_MAX:
                 _roots.clear()
-            _roots[path] = time.monotonic() + _KNOWN_S, last.pins
+            _roots[path] = time.monotonic() + _KNOWN_S, last.identity
         else:
             _roots.pop(path, None)
         yield last
@@ -142,7 +140,7 @@ def enter(path: str) -> Iterator[Step]:
 
 
 @contextmanager
-def parent_of(path: str) -> Iterator[tuple[Step, str]]:
+def parent_of(path: str) -> Generator[tuple[Step, str]]:
     """Have the directory that *path* lies in open within the block, and the last name of it."""
     directory, _, name = path.rstrip("/").rpartition("/")
     with enter(directory) as where:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, BinaryIO, Final
 
 from maildir_async.disk.as_root import (
@@ -243,7 +243,7 @@ def _is_guarded(path: str, directory: int | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def _placed(path: str, directory: int | None) -> Iterator[tuple[int | None, str, Owner]]:
+def _placed(path: str, directory: int | None) -> Generator[tuple[int | None, str, Owner]]:
     """Have the directory that *path* lies in open within the block: its descriptor, the name in it, its owner."""
     if directory is not None:
         yield directory, path, _owners.get(directory)
