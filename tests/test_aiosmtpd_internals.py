@@ -15,7 +15,7 @@ import pytest
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session, TLSSetupException
 
-from maildir_async.smtp import StreamingLMTP, StreamingSMTP, envelope, sessions, streaming
+from maildir_async.smtp import StreamingLMTP, StreamingSMTP, clients, commands, envelope, sessions, streaming
 from maildir_async.smtp.wire import SessionReader
 from wire import Scripted
 
@@ -25,11 +25,14 @@ METHODS: Final = {
     "_cb_client_connected": "(self, reader, writer)",
     "_getaddr": "(self, arg)",
     "_reset_timeout": "(self, duration=None)",
+    "_handle_client": "(self)",
     "_set_post_data_state": "(self)",
+    "_set_rset_state": "(self)",
     "_timeout_cb": "(self)",
     "check_auth_needed": "(self, caller_method)",
     "check_helo_needed": "(self, helo='HELO')",
     "connection_lost": "(self, error)",
+    "connection_made": "(self, transport)",
     "data_received": "(self, data)",
     "eof_received": "(self)",
     "handle_exception": "(self, error)",
@@ -47,9 +50,14 @@ ATTRIBUTES: Final[dict[str, Any]] = {
     "_auth_required": bool,
     "_ehlo_hook_ver": types.NoneType,
     "_handle_hooks": dict,
+    "_original_transport": types.NoneType,
+    "_smtp_methods": dict,
     "_timeout_duration": (int, float),
     "_timeout_handle": types.NoneType,
     "_tls_protocol": types.NoneType,
+    "__ident__": str,
+    "hostname": str,
+    "require_starttls": types.NoneType,
     "command_size_limits": dict,
     "local_part_limit": int,
     "data_size_limit": int,
@@ -73,7 +81,7 @@ def made(kind: Callable[..., Any] = SMTP, **options: Any) -> Any:
 def used() -> set[str]:
     """Return what our classes use of themselves and do not define."""
     names: set[str] = set()
-    for module in (envelope, sessions, streaming):
+    for module in (envelope, sessions, commands, clients, streaming):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Attribute):
                 of = node.value
@@ -82,10 +90,17 @@ def used() -> set[str]:
                     names.add(node.attr)
     own = {
         name
-        for kind in (envelope.EnvelopeSMTP, sessions.LastingSMTP, StreamingSMTP, StreamingLMTP)
+        for kind in (
+            envelope.EnvelopeSMTP,
+            sessions.LastingSMTP,
+            commands.CommandSMTP,
+            clients.ClientSMTP,
+            StreamingSMTP,
+            StreamingLMTP,
+        )
         for name in vars(kind)
     }
-    for kind in (sessions.LastingSMTP, StreamingSMTP):
+    for kind in (sessions.LastingSMTP, commands.CommandSMTP, clients.ClientSMTP, StreamingSMTP):
         tree = ast.parse(inspect.getsource(kind.__init__).replace("\n    ", "\n").strip())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Assign, ast.AnnAssign)):

@@ -96,11 +96,11 @@ async def test_the_resolver_is_asked_once_at_most(monkeypatch: pytest.MonkeyPatc
         return "this.example"
 
     monkeypatch.setattr(socket, "getfqdn", getfqdn)
-    own_name.own_name.cache_clear()
+    own_name.cache_clear()
     try:
         names = [StreamingSMTP(Scripted(), loop=asyncio.get_running_loop()).hostname for _ in range(3)]
     finally:
-        own_name.own_name.cache_clear()
+        own_name.cache_clear()
     assert names == ["this.example"] * 3
     assert asked == [""]
 

@@ -7,10 +7,10 @@ from maildir_async.smtp.aliases import Aliases
 from maildir_async.smtp.clients import read_proxy_header
 from maildir_async.smtp.delivery import Delivery, DeliveryOpener, Refused
 from maildir_async.smtp.handler import MaildirHandler
+from maildir_async.smtp.hostname import own_name
 from maildir_async.smtp.layout import Layout
 from maildir_async.smtp.maps import AddressMap, MapFile
 from maildir_async.smtp.message import Client, CutOff, Receipt
-from maildir_async.smtp.own_name import own_name
 from maildir_async.smtp.proxied import Networks, ProxyHeaderError
 from maildir_async.smtp.recipients import Resolver, Target
 from maildir_async.smtp.site import Site

@@ -14,7 +14,7 @@ from aiosmtpd.smtp import TLSSetupException
 
 from maildir_async.format.options import check_bool, check_count
 from maildir_async.smtp.envelope import EnvelopeSMTP
-from maildir_async.smtp.own_name import own_name
+from maildir_async.smtp.hostname import own_name
 from maildir_async.smtp.patience import Patience
 from maildir_async.smtp.replies import (
     AUTH_LINE_TOO_LONG,
