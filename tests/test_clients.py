@@ -125,6 +125,8 @@ def test_the_checksum() -> None:
 def test_any_octets_are_a_proxy_header_or_none(data: bytes) -> None:
     """No octets make the parser, or the reader, raise anything but ProxyHeaderError, or read past the header."""
 
+    at = 0
+
     async def read(count: int) -> bytes:
         nonlocal at
         if at + count > len(data):
@@ -132,7 +134,6 @@ def test_any_octets_are_a_proxy_header_or_none(data: bytes) -> None:
         at += count
         return data[at - count : at]
 
-    at = 0
     try:
         asyncio.run(read_proxy(read))
     except (ProxyHeaderError, EOFError):
@@ -384,7 +385,7 @@ async def test_xclient_begins_anew() -> None:
 )
 async def test_mapped_peers_are_written_as_ipv4(peer: Any, known: Any) -> None:
     """A peer of a dual-stack socket is known by its IPv4 address (RFC 4291 §2.5.5.2)."""
-    session = StreamingSMTP(Scripted(), hostname="mx.example", loop=asyncio.get_running_loop())
+    session: Any = StreamingSMTP(Scripted(), hostname="mx.example", loop=asyncio.get_running_loop())
     session._set_rset_state()
     session.session = session._create_session()
     session.session.peer = peer

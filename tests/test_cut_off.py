@@ -1,6 +1,5 @@
 """Messages that end before they are whole: one record each, whichever way they end, and no receipts."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -87,18 +86,19 @@ async def test_a_message_cut_off_is_told_once(
     ],
 )
 async def test_a_silent_client_is_told_of(tmp_path: Path, trickle: bool, reason: str, reply: str) -> None:
-    """A client that falls silent in DATA, or is too slow, is cut off with 421, and that is in the record."""
+    """A client that falls silent within a message, or is too slow, is cut off with 421, and that is in the record."""
     cut_off: list[CutOff] = []
     handler = verbatim(tmp_path / "m", on_cut_off=cut_off.append)
     async with serving(handler, timeout=60, message_timeout=90) as server:
         client = await server.connect()
         clock = Clock()
-        await _begun(client, StreamingSMTP, "DATA")
+        await _begun(client, StreamingSMTP, "BDAT")
         if trickle:
             clock.advance(50)
-            client.say(b"more\r\n")
-            await asyncio.sleep(0.01)
-        clock.advance(61)
+            assert (await client.ask(b"BDAT 7\r\nhello\r\n")).startswith("250")
+            clock.advance(50)
+        else:
+            clock.advance(61)
         assert await client.rest() == [reply]
     assert [(record.reason, record.reply) for record in cut_off] == [(reason, reply)]
 

@@ -362,13 +362,15 @@ def test_who_waits_when_the_main_process_is_killed_is_told_so(tmp_path: Path) ->
 
 
 def test_draining_ends_in_time(tmp_path: Path) -> None:
-    """A client that does not come to an end is not waited for longer than asked for; nothing of its message stays."""
+    """A client that does not come to an end is told 421 in time (RFC 5321 §3.8); nothing of its message stays."""
     with serving(tmp_path, "--create", "--drain-timeout", "0.2") as daemon:
         with daemon.client() as client:
             client.envelope("alice@example.com")
             assert client.say("DATA").startswith("354 ")
             client.send(b"x" * 2_000_000)
             until(lambda: any((tmp_path / "mail").glob("alice/tmp/*")))
+            daemon.signal(signal.SIGTERM)
+            assert client.hear() == "421 4.3.2 Service shutting down"
             daemon.stop()
         assert mail(tmp_path, "alice") == []
 

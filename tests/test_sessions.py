@@ -660,6 +660,52 @@ async def test_starttls(certificate: ssl.SSLContext) -> None:
 
 
 @pytest.mark.every_loop
+async def test_there_is_one_tls(certificate: ssl.SSLContext) -> None:
+    """STARTTLS within TLS is 503 and not announced (RFC 3207 §4.2), and the session lives; `tls_begun` is called."""
+    begun: list[Any] = []
+
+    class Session(StreamingSMTP):
+        def tls_begun(self) -> None:
+            begun.append(self.session.ssl is not None)  # type: ignore[union-attr]
+
+    async with serving(Scripted(), Session, tls_context=certificate, require_starttls=True) as server:
+        client = await server.connect()
+        assert (await client.ask("STARTTLS now")).startswith("501")
+        assert begun == []
+        assert await client.ask("STARTTLS") == "220 2.0.0 Ready to start TLS"
+        await secured(client)
+        assert "STARTTLS" not in await client.ask("EHLO me")
+        assert await client.ask("STARTTLS") == "503 5.5.1 Error: TLS already active"
+        assert await client.ask("NOOP") == "250 2.0.0 OK"
+        assert begun == [True]
+
+
+@pytest.mark.every_loop
+async def test_tls_from_the_beginning(certificate: ssl.SSLContext) -> None:
+    """With implicit TLS STARTTLS is done already, whatever the options say; `tls_begun` is called."""
+    begun: list[str] = []
+
+    class Session(StreamingSMTP):
+        def tls_begun(self) -> None:
+            begun.append(str(self.session and self.session.peer))
+
+    loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {"hostname": "mx.example", "tls_context": certificate, "require_starttls": True}
+    listening = await loop.create_server(
+        lambda: Session(Scripted(), peer=("192.0.2.1", 7), loop=loop, **options), "127.0.0.1", 0, ssl=certificate
+    )
+    async with listening:
+        client = Client(*await asyncio.open_connection(*listening.sockets[0].getsockname(), ssl=trusting()))
+        assert await client.hear() != ""
+        assert "STARTTLS" not in await client.ask("EHLO me")
+        assert await client.ask("STARTTLS") == "503 5.5.1 Error: TLS already active"
+        assert (await client.ask("MAIL FROM:<a@example.com>")).startswith("250")
+        assert await client.ask("QUIT") == "221 2.0.0 Bye"
+        assert begun == ["('192.0.2.1', 7)"]
+        client.writer.close()
+
+
+@pytest.mark.every_loop
 async def test_what_came_before_tls_is_forgotten(certificate: ssl.SSLContext) -> None:
     """Commands put behind STARTTLS by somebody on the way are not taken for the client's (CVE-2011-0411)."""
     script = Scripted()

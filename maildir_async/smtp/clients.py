@@ -136,7 +136,7 @@ class ClientSMTP(CommandSMTP):
             self.tls_begun()
 
     def _know_client(self) -> None:
-        session = cast("Session", self.session)
+        session: Any = self.session  # aiosmtpd's annotation of a peer is not what it is
         if self._client is not None:
             session.peer = self._client
         elif isinstance(session.peer, tuple) and (host := host_of(session.peer)) != session.peer[0]:
@@ -196,7 +196,7 @@ class ClientSMTP(CommandSMTP):
                 now[0] if told.addr is None else told.addr,
                 now[1] if told.port is None else told.port,
             )
-        self._set_rset_state()
+        self._set_rset_state()  # type: ignore[no-untyped-call]  # aiosmtpd has not annotated it
         session.extended_smtp = told.proto == "ESMTP"
         session.host_name = told.helo or None
         session.authenticated = bool(told.login)

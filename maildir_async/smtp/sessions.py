@@ -172,11 +172,6 @@ class LastingSMTP(EnvelopeSMTP):
         self._dismiss(NOT_READ)
         raise asyncio.CancelledError from exc
 
-    def connection_lost(self, error: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self.ended_by = self.ended_by or "client gone"
-        super().connection_lost(error)
-
     def eof_received(self) -> bool | None:
         """See `asyncio.Protocol`. A client that sends no more may still wait for its replies.
 

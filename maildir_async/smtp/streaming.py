@@ -268,6 +268,7 @@ class StreamingSMTP(ClientSMTP):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""
+        self.ended_by = self.ended_by or "client gone"
         self._drop_sequence()
         super().connection_lost(error)
 
