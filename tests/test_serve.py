@@ -370,8 +370,8 @@ def test_draining_ends_in_time(tmp_path: Path) -> None:
             client.send(b"x" * 2_000_000)
             until(lambda: any((tmp_path / "mail").glob("alice/tmp/*")))
             daemon.signal(signal.SIGTERM)
-            assert client.hear() == "421 4.3.2 Service shutting down"
-            daemon.stop()
+            assert client.reply() == "421 4.3.2 Service shutting down"
+            daemon.process.wait(30)
         assert mail(tmp_path, "alice") == []
 
 

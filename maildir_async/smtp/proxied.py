@@ -249,21 +249,24 @@ def parse_attributes(command: str, arg: str) -> Attributes:
     words = arg.split()
     if not words:
         raise AttributeSyntaxError(f"501 5.5.4 Syntax: {command} attribute=value...")
+    names = ATTRIBUTE_NAMES[command]
     found: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
             raise AttributeSyntaxError(f"501 5.5.4 Error: attribute=value expected in {command}")
-        if name.upper() not in ATTRIBUTE_NAMES[command]:
+        name = name.upper()
+        if name not in names:
             raise AttributeSyntaxError(f"501 5.5.4 Bad {command} attribute name")
-        found[name.upper()] = _value(command, text)
+        found[name] = _value(command, text)
     addr, port, proto = found.get("ADDR"), found.get("PORT"), found.get("PROTO")
     if proto and proto.upper() not in ("SMTP", "ESMTP", "LMTP"):
         raise _bad(command, "PROTO")
     if found.get("SOURCE", "").upper() not in ("", "LOCAL", "REMOTE"):
         raise _bad(command, "SOURCE")
     for name in ("PORT", "DESTPORT"):
-        if not re.fullmatch(r"[0-9]{0,5}", found.get(name, "")) or int(found.get(name) or 0) > 65535:
+        number = found.get(name)
+        if number and not (number.isascii() and number.isdecimal() and len(number) <= 5 and int(number) <= 65535):
             raise _bad(command, name)
     _address(command, "DESTADDR", found.get("DESTADDR"))
     return Attributes(
@@ -276,6 +279,8 @@ def parse_attributes(command: str, arg: str) -> Attributes:
 
 
 def _value(command: str, text: str) -> str:
+    if "+" not in text and "[" not in text and text.isascii() and text.isprintable() and len(text) <= VALUE_MAX:
+        return text  # as nearly all are
     if text.upper() in _UNKNOWN:
         return ""
     if not _XTEXT.fullmatch(text):

@@ -42,8 +42,8 @@ MAIL_SIZE: Final = COMMAND_SIZE + 17 + 500
 AUTH_SIZE: Final = 12288  # RFC 4954 §4
 
 #: Commands whose replies go out with that to the next command, if that is there already (RFC 2920 §3.2: those, and no
-#: others).
-GROUPED: Final = ("MAIL", "RCPT", "RSET")
+#: others; and XFORWARD, which Postfix sends together with MAIL).
+GROUPED: Final = ("MAIL", "RCPT", "RSET", "XFORWARD")
 
 #: Errors of a client before it is told to go: Postfix's ``smtpd_hard_error_limit``.
 MAX_ERRORS: Final = 20
