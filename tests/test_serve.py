@@ -548,7 +548,7 @@ def test_limits_on_messages(tmp_path: Path) -> None:
 def test_too_many_messages(tmp_path: Path) -> None:
     """A message that there is no place for is refused for now, before it is sent; when there is one, it is taken."""
     with (
-        serving(tmp_path, "--create", "--max-in-flight", "1") as daemon,
+        serving(tmp_path, "--create", "--max-in-flight", "1", "--busy-wait", "0") as daemon,
         daemon.client() as first,
         daemon.client() as second,
     ):
@@ -810,6 +810,8 @@ def test_a_missing_extra_is_told(module: str, extra: str) -> None:
             (["--lmtp", "unix:socket", "--layout", "/srv/{user}", "--socket-mode", "999"], os.EX_USAGE),
             (["--lmtp", "unix:socket", "--layout", "/srv/{user}", "--line-length-limit", "2"], os.EX_USAGE),
             (["--lmtp", "unix:socket", "--layout", "/srv/{user}", "--metrics", "192.0.2.1:1"], os.EX_USAGE),
+            (["--lmtp", "unix:socket", "--layout", "/srv/{user}", "--metrics-mode", "0o7"], os.EX_USAGE),
+            (["--lmtp", "unix:socket", "--layout", "/srv/{user}", "--max-connections-per-address", "0"], os.EX_USAGE),
             (["--lmtp", "unix:/nonexistent/socket", "--layout", "/srv/{user}"], os.EX_CANTCREAT),
             (["--lmtp", "127.0.0.1:0", "--layout", "/srv/{user}", "--pidfile", "/nonexistent/pid"], os.EX_CANTCREAT),
             (["--lmtp", "127.0.0.1:0", "--layout", "/srv/{user}", "--workers", str(10**15)], os.EX_TEMPFAIL),

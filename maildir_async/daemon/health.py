@@ -38,6 +38,8 @@ def serve_metrics(listener: socket.socket, counts: Counts, board: Board, life: i
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.suppress(OSError):
         os.read(life, 1)
+    server.shutdown()
+    server.server_close()
 
 
 def _application(metrics: "WSGIApplication", board: Board) -> "WSGIApplication":
@@ -67,6 +69,7 @@ def _application(metrics: "WSGIApplication", board: Board) -> "WSGIApplication":
         if environ["REQUEST_METHOD"] != "HEAD":
             return answer(environ, start_response)
         told: list[Any] = []
+        environ["REQUEST_METHOD"] = "GET"
         body = b"".join(answer(environ, lambda *status_and_headers: told.extend(status_and_headers)))  # type: ignore[arg-type]
         headers = [(name, value) for name, value in told[1] if name.lower() != "content-length"]
         start_response(told[0], [*headers, ("Content-Length", str(len(body)))])
@@ -79,6 +82,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """Serves at a socket that listens already, with a thread for each of at most `MAX_REQUESTS` connections."""
 
     daemon_threads = True
+    block_on_close = False
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(("", 0), _Request, bind_and_activate=False)
