@@ -135,6 +135,10 @@ def test_a_loop_that_stands_still_is_not_healthy(board: Board, monkeypatch: pyte
 
 def test_a_worker_that_lives_on_has_not_failed(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a crash loop, health comes back with a worker that lives for a while."""
+    board.failing(0)
+    monkeypatch.setattr(boards, "YOUNG_S", 0.0)
+    assert board.ailing() == ["worker 0 dies again and again"]  # for as long as there is none
+    monkeypatch.undo()
     board.born(0, is_failing=True)
     assert board.ailing() == ["worker 0 dies again and again"]
     monkeypatch.setattr(boards, "YOUNG_S", 0.0)
@@ -145,7 +149,7 @@ def test_a_worker_that_lives_on_has_not_failed(board: Board, monkeypatch: pytest
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the main process reads, to be set."""
     now = [1000.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -187,8 +187,8 @@ def test_what_is_no_busy_wait(value: Any, error: type[Exception]) -> None:
 
 def test_signals_that_end_nobody(tmp_path: Path) -> None:
     """SIGUSR1 has the main process write a line; what else nobody ends a daemon by, ends none of its processes."""
-    numbers = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGVTALRM, signal.SIGPROF)
-    numbers += (signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT, signal.Signals(signal.SIGRTMIN))
+    numbers = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGVTALRM, signal.SIGPROF]
+    numbers += [signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT, signal.SIGRTMIN]
     with serving(tmp_path, "--create", "--workers", "2", "--metrics", f"unix:{tmp_path}/metrics") as daemon:
         daemon.wait_for("ready")
         assert stat.S_IMODE((tmp_path / "metrics").stat().st_mode) == 0o660

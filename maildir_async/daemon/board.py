@@ -20,6 +20,9 @@ _CONNECTIONS, _GENERATION, _BEAT, _BORN, _FAILING, _CELLS = range(6)
 # Behind those: the generation there is to be, whether all is to end, and whether all was ready once.
 _WANTED, _ENDING, _READY, _COMMON = range(4)
 
+#: Of a worker: it has died young, and there is none now.
+_GONE: Final = 2
+
 #: Seconds between two beats of a worker's loop.
 BEAT_S: Final = 1.0
 
@@ -103,9 +106,8 @@ class Board:
         self._cells[_CELLS * slot + _FAILING] = is_failing
 
     def failing(self, slot: int) -> None:
-        """Main process: worker *slot* has died young."""
-        self._cells[_CELLS * slot + _FAILING] = 1
-        self._cells[_CELLS * slot + _BORN] = time.monotonic_ns()
+        """Main process: worker *slot* has died young, and another one comes only after a while."""
+        self._cells[_CELLS * slot + _FAILING] = _GONE
 
     def beat(self, slot: int) -> None:
         """Worker *slot*: the loop comes round."""
@@ -130,7 +132,9 @@ class Board:
         told: list[str] = []
         now = time.monotonic_ns()
         for slot in self._workers:
-            if self._cells[_CELLS * slot + _FAILING] and now - self._cells[_CELLS * slot + _BORN] < YOUNG_S * _NS:
+            is_young = now - self._cells[_CELLS * slot + _BORN] < YOUNG_S * _NS
+            failing = self._cells[_CELLS * slot + _FAILING]
+            if failing == _GONE or (failing and is_young):
                 told.append(f"worker {slot} dies again and again")
             elif not self._is_fresh(slot):
                 told.append(f"worker {slot} does not answer")

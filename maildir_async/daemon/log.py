@@ -115,7 +115,7 @@ class Log:
             if stat.S_ISFIFO(kind):
                 try:
                     own = os.open(f"/proc/self/fd/{self._descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                except PermissionError:  # made by another user: then the look has to do
+                except OSError:  # made by another user, or no /proc: then the look has to do
                     self._write(line)
                     return
                 try:
