@@ -62,27 +62,29 @@ def test_a_pidfile_has_one_owner(tmp_path: Path) -> None:
     """While the owner lives nobody else has it, not even by a child of the owner; then it is replaced."""
     path = tmp_path / "pid"
     ready, theirs = os.pipe()
+    end, our_end = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(our_end)
         Pidfile(str(path))
-        os.write(theirs, b"x")
         if os.fork() == 0:  # as the workers, which outlive a main process that is killed
-            os.read(os.pipe()[0], 1)
-        os.read(os.pipe()[0], 1)
-    os.read(ready, 1)
+            os.read(end, 1)
+            os._exit(0)
+        os.write(theirs, b"x")
+        os.read(end, 1)
+        os._exit(0)
     try:
+        os.read(ready, 1)
         with pytest.raises(InUseError, match="pid"):
             Pidfile(str(path))
         assert path.read_text() == f"{child}\n"
-        grandchildren = Path(f"/proc/{child}/task/{child}/children").read_text().split()
-    finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-        os.close(ready)
-        os.close(theirs)
-    pidfile = Pidfile(str(path))
-    for pid in grandchildren:
-        os.kill(int(pid), 9)
+        pidfile = Pidfile(str(path))
+    finally:
+        os.close(our_end)  # which ends all that there are still
+        for descriptor in (ready, theirs, end):
+            os.close(descriptor)
     assert path.read_text() == f"{os.getpid()}\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     pidfile.remove()
