@@ -336,7 +336,6 @@ async def test_the_timer() -> None:
 async def test_long_local_parts_may_be_refused() -> None:
     """`local_part_limit`, an attribute that users of aiosmtpd set, is kept to."""
     session = made(StreamingSMTP)
-    assert not session._is_long(f"{'x' * 100}@example.com")
     session.local_part_limit = 64
     assert not session._is_long(f"{'x' * 64}@example.com")
     assert session._is_long(f"{'x' * 65}@example.com")

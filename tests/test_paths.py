@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from maildir_async.smtp import MaildirHandler, Receipt, StreamingLMTP, StreamingSMTP
 from maildir_async.smtp.addresses import parse_address
-from maildir_async.smtp.paths import PATH_MAX, parse_mailbox, parse_parameters, parse_path, parse_vrfy
+from maildir_async.smtp.paths import PATH_MAX, is_recipient, parse_mailbox, parse_parameters, parse_path, parse_vrfy
 from support import contents, reproducible
 from wire import Client, Scripted, serving
 
@@ -126,6 +126,7 @@ def test_mailboxes(mailbox: str) -> None:
     assert parse_path(f"<{mailbox}> SIZE=1  BODY=7BIT") == (mailbox, "SIZE=1  BODY=7BIT")
     assert parse_path(f"{mailbox} SIZE=1") == (mailbox, "SIZE=1")
     assert parse_vrfy(f"<{mailbox}>") == parse_vrfy(mailbox) == mailbox
+    assert is_recipient(mailbox)
     found = parse_mailbox(mailbox)
     assert found is not None
     assert f"{found.local}@{found.domain}" == mailbox
@@ -135,6 +136,7 @@ def test_mailboxes(mailbox: str) -> None:
 def test_what_is_no_mailbox(text: str) -> None:
     """None of them is one, with brackets or without, after a source route or not."""
     assert parse_mailbox(text) is None
+    assert not is_recipient(text)
     assert parse_path(f"<{text}>") is None or not text
     assert parse_path(f"<@a.example:{text}>") is None
     assert parse_path(text) != (text, "")
@@ -200,6 +202,10 @@ def test_the_null_path_and_postmaster() -> None:
         ("X=\0", None),
         ("X\tY", None),
         ("X=1\r", None),
+        ("X\n", None),
+        ("X \n", None),
+        ("X\x1cY", None),
+        ("X=1\xa0Y", None),
     ],
 )
 def test_parameters(text: str, parameters: dict[str, str | None] | None) -> None:
@@ -243,6 +249,7 @@ def test_anything_else_is_nothing(octets: bytes) -> None:
             assert address in text
             assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", address)
             assert parse_path(f"<{address}>") == (address, "")
+            assert is_recipient(address) == (parse_mailbox(address) is not None)
             parse_address(address)
 
 

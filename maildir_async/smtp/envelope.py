@@ -5,6 +5,7 @@ grammar of `maildir_async.smtp.paths`. aiosmtpd asks a parser of header fields, 
 encoded words in an envelope, and may take quadratic time.
 """
 
+from itertools import starmap
 from typing import Final
 
 from aiosmtpd.smtp import (
@@ -60,7 +61,7 @@ class EnvelopeSMTP(SMTP):
         if arg[:5].upper() != "FROM:":
             return f"501 5.5.4 Syntax: MAIL FROM:<address>{PARAMETERS if session.extended_smtp else ''}"
         path = parse_path(arg[5:])
-        if path is None or self._is_long(path[0]) or (path[0] and "@" not in path[0]):
+        if path is None or (self.local_part_limit and self._is_long(path[0])) or (path[0] and "@" not in path[0]):
             return BAD_SENDER
         address, text = path
         if envelope.mail_from:
@@ -68,13 +69,12 @@ class EnvelopeSMTP(SMTP):
         parameters = parse_parameters(text) if text else {}
         if parameters is None or (parameters and not session.extended_smtp):
             return BAD_PARAMETERS
-        refusal = self._refusal_of(parameters)
-        if refusal:
+        if parameters and (refusal := self._refusal_of(parameters)):
             return refusal
         is_utf8 = "SMTPUTF8" in parameters
         if not is_utf8 and not address.isascii():
             return NOT_ASCII
-        options = [_option(keyword, value) for keyword, value in parameters.items()]
+        options = text.upper().split() if "AUTH" not in parameters else list(starmap(_option, parameters.items()))
         envelope.smtp_utf8 = is_utf8
         sender = address or "<>"  # as aiosmtpd calls the null sender
         status = await self._call_handler_hook("MAIL", sender, options)
@@ -93,7 +93,7 @@ class EnvelopeSMTP(SMTP):
         if arg[:3].upper() != "TO:":
             return f"501 5.5.4 Syntax: RCPT TO:<address>{PARAMETERS if session.extended_smtp else ''}"
         path = parse_path(arg[3:])
-        if path is None or not path[0] or self._is_long(path[0]):
+        if path is None or not path[0] or (self.local_part_limit and self._is_long(path[0])):
             return BAD_RECIPIENT
         address, text = path
         parameters = parse_parameters(text) if text else {}
@@ -134,7 +134,7 @@ class EnvelopeSMTP(SMTP):
 
     def _is_long(self, address: str) -> bool:
         """Whether the local part is longer than `local_part_limit`, which users of aiosmtpd may set."""
-        return bool(self.local_part_limit) and len(address.rpartition("@")[0]) > self.local_part_limit
+        return len(address.rpartition("@")[0]) > self.local_part_limit
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         # For subclasses: nothing that aiosmtpd still does itself asks for it.

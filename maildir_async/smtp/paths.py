@@ -59,10 +59,10 @@ _MAILBOX_OR_NAME: Final = rf"(?:{_ATOMS}|{_QUOTED})(?:@(?:{_DOMAIN}\.?+|{_LITERA
 #: A path in angle brackets with what follows it. Spaces between parameters are left to `parse_parameters`.
 _PATH: Final = re.compile(rf"<(?:{_ROUTE})?+((?:{_MAILBOX_OR_NAME})?+)>(?: (.*))?")
 
-#: A path such as nearly all are, which needs no second look.
-_PLAIN: Final = re.compile(
-    r"<([a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++)>(?: (.*))?", re.IGNORECASE | re.ASCII
-)
+#: A mailbox such as nearly all are, which needs no second look.
+_USUAL: Final = r"[a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++"
+_PLAIN_MAILBOX: Final = re.compile(_USUAL, re.IGNORECASE | re.ASCII)
+_PLAIN_PATH: Final = re.compile(rf"<({_USUAL})>(?: (.*))?", re.IGNORECASE | re.ASCII)
 
 #: A path without the brackets, which some devices and scripts leave out.
 _BARE: Final = re.compile(rf"({_MAILBOX_OR_NAME})(?: (.*))?")
@@ -71,8 +71,8 @@ _BARE: Final = re.compile(rf"({_MAILBOX_OR_NAME})(?: (.*))?")
 _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 _GENERAL: Final = re.compile(r"[A-Za-z0-9-]*+(?<=[A-Za-z0-9]):[!-Z^-~]++")
 
-#: RFC 5321 §4.1.2.
-_PARAMETER: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?")
+#: RFC 5321 §4.1.2: keywords, each alone or with a value.
+_PARAMETERS: Final = re.compile(r" *+(?:[A-Za-z0-9][A-Za-z0-9-]*+(?:=[!-<>-~]++)?+(?: ++|$))*+")
 
 #: RFC 4954 §8: what stands for a mailbox in AUTH=.
 _XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
@@ -103,7 +103,7 @@ def parse_path(text: str) -> tuple[str, str] | None:
     (``strict_rfc821_envelopes = no``, postconf(5)): devices and scripts send both. What is in a path does not depend
     on that.
     """
-    if (plain := _PLAIN.fullmatch(text)) is not None and len(text) <= PLAIN_MAX:
+    if (plain := _PLAIN_PATH.fullmatch(text)) is not None and len(text) <= PLAIN_MAX:
         return plain[1], plain[2] or ""
     text = text.lstrip(" \t")
     found = _PATH.fullmatch(text) if text.startswith("<") else _BARE.fullmatch(text)
@@ -139,6 +139,8 @@ def parse_mailbox(text: str) -> Mailbox | None:
 
 def is_recipient(text: str) -> bool:
     """Whether *text* can be the address of a recipient: `parse_mailbox` takes it."""
+    if len(text) <= PLAIN_MAX and _PLAIN_MAILBOX.fullmatch(text):
+        return True
     return parse_mailbox(text) is not None
 
 
@@ -157,14 +159,14 @@ def parse_parameters(text: str) -> dict[str, str | None] | None:
 
     None if they are malformed, or one is there twice.
     """
+    if not _PARAMETERS.fullmatch(text):
+        return None
     parameters: dict[str, str | None] = {}
-    for word in text.split(" "):
-        if word:
-            found = _PARAMETER.fullmatch(word)
-            if found is None or (keyword := found[1].upper()) in parameters:
-                return None
-            parameters[keyword] = found[2]
-    return parameters
+    words = text.split()
+    for word in words:
+        keyword, _, value = word.partition("=")
+        parameters[keyword.upper()] = value or None
+    return parameters if len(parameters) == len(words) else None
 
 
 def xtext_is_valid(text: str) -> bool:

@@ -9,6 +9,9 @@ __all__ = ["target"]
 #: Chosen by the first octet of each line; the rest is the argument.
 VERBS = (b"MAIL FROM:", b"RCPT TO:", b"MAIL FROM:<", b"RCPT TO:<", b"VRFY ", b"MAIL ", b"RCPT ", b"MAIL FROM:<@a:")
 
+#: What no mailbox may be without, said in another way: a local part, which has quotes or no specials, and a domain.
+MAILBOX = re.compile(r"""(?:"(?:[^"\\]|\\[ -~])*"|[^\s"(),:;<>@\[\\\]]+)@(?:[^\s"(),:;<>@\[\\\]]+|\[[!-Z^-~]+\])""")
+
 
 def target(data: bytes) -> None:
     """Say the lines of *data*, each after a verb."""
@@ -24,11 +27,7 @@ def target(data: bytes) -> None:
         if address not in ("x@y", "<>"):
             assert address in told
             assert not re.search("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", address), address
-            local, at, domain = address.rpartition("@")
-            assert at or address.lower() == "postmaster", address
-            if not local.startswith('"'):
-                assert not set(local) & set(' "(),:;<>@[\\]'), address
-            assert not at or re.fullmatch(r"[^\s()<>,;:\\\"@]+|\[[!-Z^-~]+\]", domain), address
+            assert MAILBOX.fullmatch(address) or address.lower() == "postmaster", address
 
 
 def _is_mail(part: bytes, line: bytes) -> bool:
