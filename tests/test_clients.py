@@ -124,7 +124,6 @@ def test_the_checksum() -> None:
 )
 def test_any_octets_are_a_proxy_header_or_none(data: bytes) -> None:
     """No octets make the parser, or the reader, raise anything but ProxyHeaderError, or read past the header."""
-
     at = 0
 
     async def read(count: int) -> bytes:
