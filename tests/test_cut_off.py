@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from maildir_async.smtp import CutOff, StreamingLMTP, StreamingSMTP
+from maildir_async.smtp import CutOff, MaildirHandler, StreamingLMTP, StreamingSMTP
 from support import contents
 from wire import Client, Clock, Server, is_lmtp, serving, verbatim
 
@@ -148,3 +148,21 @@ async def test_without_a_callback_it_is_logged(tmp_path: Path, caplog: pytest.Lo
             await _begun(client, StreamingSMTP, "BDAT")
             client.writer.close()
         assert words in caplog.text
+
+
+async def test_a_message_that_has_receipts_was_not_cut_off(tmp_path: Path) -> None:
+    """An abort that comes after the receipts, as where the client goes while its message is stored, tells nothing."""
+    cut_off: list[CutOff] = []
+    deliveries: list[Any] = []
+
+    class Handler(MaildirHandler):
+        async def open_delivery(self, *args: Any, **options: Any) -> Any:
+            deliveries.append(await super().open_delivery(*args, **options))
+            return deliveries[-1]
+
+    async with serving(Handler(tmp_path / "m", on_cut_off=cut_off.append)) as server:
+        client = await server.connect()
+        await client.begin("b@example.com")
+        assert (await client.ask(b"BDAT 1 LAST\r\nx")).startswith("250")
+        deliveries[0].abort()
+    assert cut_off == []
