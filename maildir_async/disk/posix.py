@@ -174,7 +174,8 @@ class PosixDisk:
             with parent_of(path) as (where, name):
                 fd = mkdir_as(where.owner, name, mode, where.fd)
                 try:
-                    self.sync(fd)  # to whom it belongs; what holds it is synced by the caller
+                    if where.owner is not None:
+                        self.sync(fd)  # to whom it belongs; what holds it is synced by the caller
                 finally:
                     os.close(fd)
         else:
