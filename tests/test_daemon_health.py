@@ -106,7 +106,7 @@ def test_who_is_idle_costs_no_thread_for_long(tmp_path: Path, board: Board, monk
         for connection in idle:
             connection.connect()
         assert asked(path, "/healthz")[0] == 200
-        until(lambda: threading.active_count() - before <= 2 + 4)
+        until(lambda: threading.active_count() - before <= 2 + 4, 5)  # before they have had their time
         for connection in idle:
             connection.close()
 
