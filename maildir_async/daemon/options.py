@@ -1,17 +1,24 @@
-"""The command line of ``serve``, and what it comes to."""
+"""The options of ``serve``: one table, from which the command line, the configuration file and `Settings` are made."""
 
 import argparse
 import ipaddress
+import math
+import re
 import socket
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from maildir_async.daemon.log import LEVELS
-from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
-from maildir_async.format.content import Newline
+from maildir_async.daemon.config import Config, Source, read_config
+from maildir_async.daemon.settings import UNIX, ListenerSettings, Settings
+from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address, parse_listening
 from maildir_async.format.delivered import Durability
+from maildir_async.smtp.addresses import host_name
 
-__all__ = ["Settings", "add_options", "settings_of"]
+__all__ = ["OPTIONS", "Option", "add_options", "settings_of"]
+
+T = TypeVar("T")
 
 #: Bytes of a message, by default: twice what large providers let through. Postfix, before us, has its own limit.
 SIZE_LIMIT: Final = 50 * 2**20
@@ -26,6 +33,9 @@ MAX_IN_FLIGHT: Final = 256
 #: Arbitrary: clients wait two minutes for the answer to DATA (RFC 5321 §4.5.3.2.4).
 BUSY_WAIT_S: Final = 5.0
 
+#: Refused commands of a session, by default: Postfix's smtpd_hard_error_limit.
+MAX_ERRORS: Final = 20
+
 #: Seconds for a command, and of silence, after which a client is sent away: RFC 5321 §4.5.3.2.7.
 TIMEOUT_S: Final = 300.0
 
@@ -35,203 +45,140 @@ MESSAGE_TIMEOUT_S: Final = 3600.0
 #: Seconds for messages under way when the daemon is to end. systemd kills after 90, unless told otherwise.
 DRAIN_TIMEOUT_S: Final = 30.0
 
+#: Octets of the greeting's text: a reply line has 510 (RFC 5321 §4.5.3.1.5), and a host name up to 255 of them.
+IDENT_MAX: Final = 200
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+Read = Callable[[str], Any]
+
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What the daemon is to do. One of `layout`, `map` and `resolver` is given, or `layout` with `map`.
+class Option:
+    """One option.
 
     Attributes:
-        lmtp: whether LMTP is spoken, else SMTP.
-        address: where to listen; None leaves it to systemd.
-        layout: template of the maildirs' paths.
-        users: path of the file of addresses there are, if only these are.
-        map: path of the file of addresses, and maildirs or other addresses; with a layout, it is asked first.
-        resolver: ``module:callable`` that finds the maildirs.
-        domains: those whose addresses are taken; None for any.
-        recipient_delimiter: characters between user and detail; "" for none.
-        postmaster: the address that gets mail to postmaster, if nobody else is it.
-        require_mount: a directory that has to be a mount point for mail to be taken.
-        create: whether a user that no file lists exists also without a maildir.
-        durability: what a message survives once it is acknowledged.
-        size_limit: bytes of a message; None for no limit.
-        line_length_limit: bytes of a line of a message, CRLF included; None for no limit.
-        max_connections: connections at once, in all workers.
-        max_in_flight: messages at once, in all workers.
-        timeout_s: seconds for a command, and of silence, after which a client is sent away.
-        message_timeout_s: seconds for a message to come, after which the client is sent away.
-        drain_timeout_s: seconds for messages under way when the daemon is to end.
-        workers: how many processes.
-        pidfile: where the main process writes its id.
-        socket_mode: permission bits of a Unix socket.
-        helper_process: whether each worker has a helper process write to the disk.
-        metrics: where Prometheus finds the metrics.
-        metrics_mode: permission bits of a Unix socket for them.
-        max_connections_per_address: connections of one client at once, in all workers; None for no limit.
-        busy_wait_s: seconds that a message waits for a place among those at once.
-        log_level: what is less than this is not told.
-        hostname: what the daemon calls itself.
-        newline: ``lf`` or ``keep``.
-        return_path, delivered_to, original_to, received: which trace headers are written.
-        per_recipient_headers: whether those that differ are written also where there are several recipients.
+        name: of the flag, without ``--``, and of the key in the file.
+        help: for ``--help``.
+        read: makes a value of a text; ValueError says what is wrong. None for a switch, which is on or off.
+        default: the value if nothing is said.
+        metavar: what stands for the value in ``--help``.
+        field: of `Settings` or `ListenerSettings`; by default *name* with underscores.
+        is_list: whether there may be several values, separated by commas, or in a list in the file.
+        of_listener: whether each listener may have its own.
+        is_off: whether the flag is ``--no-NAME``, and switches off.
+        only_flag: whether it makes no sense in the file.
 
     """
 
-    lmtp: bool
-    address: Address | None
-    layout: str | None
-    users: str | None
-    map: str | None
-    resolver: str | None
-    domains: tuple[str, ...] | None
-    recipient_delimiter: str
-    postmaster: str | None
-    require_mount: str | None
-    create: bool
-    durability: Durability
-    size_limit: int | None
-    line_length_limit: int | None
-    max_connections: int
-    max_in_flight: int
-    timeout_s: float
-    message_timeout_s: float
-    drain_timeout_s: float
-    workers: int
-    pidfile: str | None
-    socket_mode: int
-    helper_process: bool
-    metrics: Address | None
-    metrics_mode: int
-    max_connections_per_address: int | None
-    busy_wait_s: float
-    log_level: str
-    hostname: str
-    newline: Newline
-    return_path: bool
-    delivered_to: bool
-    original_to: bool
-    received: bool
-    per_recipient_headers: bool
+    name: str
+    help: str
+    read: Read | None = None
+    default: Any = None
+    metavar: str | None = None
+    field: str = ""
+    is_list: bool = False
+    of_listener: bool = False
+    is_off: bool = False
+    only_flag: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The flag."""
+        return f"--no-{self.name}" if self.is_off else f"--{self.name}"
+
+    @property
+    def dest(self) -> str:
+        """What it is called in Python."""
+        return self.field or self.name.replace("-", "_")
+
+    def value_of(self, given: object) -> Any:
+        """Return the value that *given*, from the file or the command line, stands for. ValueError says what is wrong."""
+        if self.read is None:
+            if not isinstance(given, bool):
+                raise ValueError(f"true or false is wanted, not {given!r}")
+            return given
+        if self.is_list:
+            texts = given if isinstance(given, list) else [given]
+            parts = [part.strip() for text in texts for part in _text(text).split(",")]
+            return tuple(self.read(part) for part in parts if part)
+        return self.read(_text(given))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Have *parser* know the options."""
-    add = parser.add_argument
-    add("address", metavar="ADDRESS", nargs="?", help="unix:PATH, HOST:PORT or [IPv6]:PORT; not needed under a .socket")
-    protocol = parser.add_mutually_exclusive_group(required=True)
-    protocol.add_argument("--lmtp", action="store_true", help="speak LMTP: behind Postfix")
-    protocol.add_argument("--smtp", action="store_true", help="speak SMTP")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--layout", metavar="TEMPLATE", help="such as /var/mail/{domain}/{user}/Maildir")
-    where.add_argument("--resolver", metavar="MODULE:CALLABLE", help="code of yours that finds the maildirs")
-    add("--map", metavar="FILE", help="each address and where its mail goes; alone, or before --layout")
-    add("--domains", metavar="NAME,...", action="append", help="take mail for these domains only")
-    add("--recipient-delimiter", metavar="CHARS", default="+", help="between user and detail; '+' by default, '': none")
-    add("--postmaster", metavar="ADDRESS", help="who gets mail to postmaster, if nobody else is it")
-    add("--require-mount", metavar="DIR", help="take mail only while a file system is mounted there")
-    add("--users", metavar="FILE", help="with --layout: the addresses there are, one a line")
-    add("--create", action="store_true", help="with --layout alone: every address is a user, with a maildir or not yet")
-    add("--durability", default="full", choices=[level.value for level in Durability])
-    add("--size-limit", metavar="BYTES", type=int, default=SIZE_LIMIT, help="refuse a larger message; 0: no limit")
-    add("--line-length-limit", metavar="BYTES", type=int, help="refuse a message with a longer line; none by default")
-    add("--max-connections", metavar="N", type=int, default=MAX_CONNECTIONS, help="%(default)s by default")
-    add("--max-connections-per-address", metavar="N", type=int, help="of an IPv4 address or an IPv6 /64; no limit")
-    add("--max-in-flight", metavar="N", type=int, default=MAX_IN_FLIGHT, help="messages at once; %(default)s")
-    add("--busy-wait", metavar="S", type=float, default=BUSY_WAIT_S, help="for a place in flight; %(default)g")
-    add("--timeout", metavar="S", type=float, default=TIMEOUT_S, help="seconds for a command, or silence; %(default)g")
-    add("--message-timeout", metavar="S", type=float, default=MESSAGE_TIMEOUT_S, help="for a message; %(default)g")
-    add("--drain-timeout", metavar="S", type=float, default=DRAIN_TIMEOUT_S, help="seconds to finish; %(default)g")
-    add("--workers", metavar="N", type=int, default=1, help="processes; 1 by default")
-    add("--pidfile", metavar="PATH", help="holds the process id while the daemon runs")
-    add("--socket-mode", metavar="OCTAL", default="0660", help="of a Unix socket; 0660 by default")
-    add("--helper-process", action="store_true", help="have another process beside each worker write to the disk")
-    add("--metrics", metavar="ADDRESS", help="serve metrics and health there: unix:PATH, or a loopback HOST:PORT")
-    add("--metrics-mode", metavar="OCTAL", default="0660", help="of a Unix socket for metrics; 0660 by default")
-    add("--log-level", default="info", choices=[level for level in LEVELS if level != "critical"])
-    add("--hostname", metavar="NAME", help="in the greeting and in Received; the system's by default")
-    add("--newline", default="lf", choices=["lf", "keep"], help="how to store line ends")
-    add("--no-return-path", dest="return_path", action="store_false", help="write no Return-Path header")
-    add("--no-delivered-to", dest="delivered_to", action="store_false", help="write no Delivered-To header")
-    add("--original-to", action="store_true", help="write an X-Original-To header")
-    add("--no-received", dest="received", action="store_false", help="write no Received header")
-    add("--per-recipient-headers", action="store_true", help="a copy, with these headers, for each of several users")
+def _text(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, (int, float)) and not isinstance(given, bool):
+        return str(given)
+    raise ValueError(f"a text or a number is wanted, not {given!r}")
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Return what *options* come to. ValueError if they make no sense."""
-    if options.users is not None and options.layout is None:
-        raise ValueError("--users goes with --layout")
-    if options.layout is None and options.resolver is None and options.map is None:
-        raise ValueError("one of --layout, --map and --resolver is wanted")
-    if options.resolver is not None and options.map is not None:
-        raise ValueError("--map goes with --layout, or alone")
-    for name in ("workers", "max_connections", "max_in_flight"):
-        _check(name, getattr(options, name), 1)
-    if options.max_connections_per_address is not None:
-        _check("max_connections_per_address", options.max_connections_per_address, 1)
-    for name in ("size_limit", "busy_wait", "timeout", "message_timeout", "drain_timeout"):
-        _check(name, getattr(options, name), 0)
-    for name in ("timeout", "message_timeout"):
-        if not getattr(options, name):
-            raise ValueError(f"--{name.replace('_', '-')} must be greater than 0")
-    if options.line_length_limit is not None:
-        _check("line_length_limit", options.line_length_limit, 3)  # an octet and its CRLF
-    return Settings(
-        lmtp=options.lmtp,
-        address=None if options.address is None else parse_address(options.address),
-        layout=options.layout,
-        users=options.users,
-        map=options.map,
-        resolver=options.resolver,
-        domains=_domains(options.domains),
-        recipient_delimiter=options.recipient_delimiter,
-        postmaster=options.postmaster,
-        require_mount=options.require_mount,
-        create=options.create,
-        durability=Durability(options.durability),
-        size_limit=options.size_limit or None,
-        line_length_limit=options.line_length_limit,
-        max_connections=options.max_connections,
-        max_in_flight=options.max_in_flight,
-        timeout_s=options.timeout,
-        message_timeout_s=options.message_timeout,
-        drain_timeout_s=options.drain_timeout,
-        workers=options.workers,
-        pidfile=options.pidfile,
-        socket_mode=_mode("socket_mode", options.socket_mode),
-        helper_process=options.helper_process,
-        metrics=None if options.metrics is None else _loopback(options.metrics),
-        metrics_mode=_mode("metrics_mode", options.metrics_mode),
-        max_connections_per_address=options.max_connections_per_address,
-        busy_wait_s=options.busy_wait,
-        log_level=options.log_level,
-        hostname=_hostname(options.hostname),
-        newline=options.newline,
-        return_path=options.return_path,
-        delivered_to=options.delivered_to,
-        original_to=options.original_to,
-        received=options.received,
-        per_recipient_headers=options.per_recipient_headers,
-    )
+# What values are made of.
 
 
-def _domains(texts: list[str] | None) -> tuple[str, ...] | None:
-    if texts is None:
-        return None
-    return tuple(name for text in texts for part in text.split(",") if (name := part.strip()))
+def _count(text: str, least: int = 1) -> int:
+    if not (text.isascii() and text.isdecimal()) or not least <= int(text) < 2**53:
+        raise ValueError(f"a whole number of at least {least} is wanted, not {text!r}")
+    return int(text)
 
 
-def _check(name: str, value: Any, least: int) -> None:
-    if not least <= value < 2**53:  # NaN and infinity too
-        raise ValueError(f"--{name.replace('_', '-')} must be {least} at least: {value}")
+def _size(text: str, least: int = 0) -> int | None:
+    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper(), re.ASCII)
+    if found is None or not (size := int(found[1]) * _UNITS[found[2]]) < 2**53 or 0 < size < least:
+        raise ValueError(f"a number of bytes, such as 52428800 or 50M, is wanted, not {text!r}")
+    return size or None
 
 
-def _mode(name: str, text: str) -> int:
+def _seconds(text: str, least: float = 0.0) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds < 2**31:
+        raise ValueError(f"a number of seconds {'greater than 0 ' if least else ''}is wanted, not {text!r}")
+    return seconds
+
+
+_some_seconds: Final = partial(_seconds, least=0.001)
+
+
+def _mode(text: str) -> int:
     if not text or set(text) - set("01234567") or int(text, 8) > 0o777:
-        raise ValueError(f"--{name.replace('_', '-')} is an octal number up to 0777: {text!r}")
+        raise ValueError(f"an octal number up to 0777 is wanted, not {text!r}")
     return int(text, 8)
 
 
-def _loopback(text: str) -> Address:
+def _one_of(*choices: str) -> Read:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is wanted, not {text!r}")
+        return text
+
+    return read
+
+
+def _durability(text: str) -> Durability:
+    return Durability(_one_of(*(level.value for level in Durability))(text))
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError(f"a path is wanted, not {text!r}")
+    return text
+
+
+def _network(text: str) -> str:
+    if text == UNIX:
+        return text
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"a network such as 192.0.2.0/24, an address, or unix is wanted, not {text!r}") from None
+
+
+def _metrics_address(text: str) -> Address:
     address = parse_address(text)
     if isinstance(address, UnixAddress):
         return address
@@ -241,12 +188,210 @@ def _loopback(text: str) -> Address:
     except ValueError:
         is_loopback = False
     if not is_loopback:  # nobody is asked who he is there
-        raise ValueError(f"--metrics is served on a loopback address only: {text!r}")
+        raise ValueError(f"metrics are served on a loopback address or a Unix socket only, not at {text!r}")
     return TcpAddress(host, address.port)
 
 
-def _hostname(text: str | None) -> str:
-    name = text if text is not None else socket.getfqdn()  # here, since it may ask the DNS
-    if not name or not name.isascii() or not name.isprintable() or " " in name:
-        raise ValueError(f"not a host name: {name!r}")
-    return name
+def _hostname(text: str) -> str:
+    # An address literal is a name too (RFC 5321 §2.3.5).
+    is_literal = text.startswith("[") and text.endswith("]")
+    if not (is_literal and text.isascii() and text.isprintable() and " " not in text) and host_name(text) is None:
+        raise ValueError(f"not a host name: {text!r}")
+    return text
+
+
+def _ident(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or len(text) > IDENT_MAX:
+        raise ValueError(f"up to {IDENT_MAX} printable ASCII characters are wanted, not {text!r}")
+    return text
+
+
+def _any(text: str) -> str:
+    return text
+
+
+OPTIONS: Final = (
+    Option("protocol", "lmtp, as --lmtp has it, or smtp", _one_of("lmtp", "smtp"), metavar="NAME", of_listener=True),
+    Option("layout", "such as /var/mail/{domain}/{user}/Maildir", _path, metavar="TEMPLATE"),
+    Option("map", "each address and where its mail goes; alone, or before --layout", _path, metavar="FILE"),
+    Option("resolver", "code of yours that finds the maildirs", _any, metavar="MODULE:CALLABLE"),
+    Option("users", "with --layout: the addresses there are, one a line", _path, metavar="FILE"),
+    Option("create", "with --layout alone: every address is a user, with a maildir or not yet", default=False),
+    Option("domains", "take mail for these domains only", _any, metavar="NAME,...", is_list=True),
+    Option("recipient-delimiter", "between user and detail; '+' by default, '': none", _any, "+", "CHARS"),
+    Option("postmaster", "who gets mail to postmaster, if nobody else is it", _any, metavar="ADDRESS"),
+    Option("require-mount", "take mail only while a file system is mounted there", _path, metavar="DIR"),
+    Option("durability", "full by default; file, none", _durability, Durability.FULL, "LEVEL"),
+    Option("size-limit", "refuse a larger message; 50M by default, 0: no limit", _size, SIZE_LIMIT, "BYTES"),
+    Option("line-length-limit", "refuse a message with a longer line; none", partial(_size, least=3), None, "BYTES"),
+    Option("max-connections", f"at once; {MAX_CONNECTIONS}", _count, MAX_CONNECTIONS, "N"),
+    Option("max-connections-per-address", "of an IPv4 address or an IPv6 /64; no limit", _count, None, "N"),
+    Option("max-in-flight", f"messages at once; {MAX_IN_FLIGHT}", _count, MAX_IN_FLIGHT, "N"),
+    Option("busy-wait", f"for a place in flight; {BUSY_WAIT_S:g}", _seconds, BUSY_WAIT_S, "S", "busy_wait_s"),
+    Option("max-errors", f"refused commands of a session; {MAX_ERRORS}", _count, MAX_ERRORS, "N"),
+    Option("accept-bare-lf", "let a command line end with LF alone, as RFC 5321 forbids", default=False),
+    Option("timeout", f"for a command, or silence; {TIMEOUT_S:g}", _some_seconds, TIMEOUT_S, "S", "timeout_s"),
+    Option(
+        "message-timeout",
+        f"for a message; {MESSAGE_TIMEOUT_S:g}",
+        _some_seconds,
+        MESSAGE_TIMEOUT_S,
+        "S",
+        "message_timeout_s",
+    ),
+    Option("drain-timeout", f"to finish; {DRAIN_TIMEOUT_S:g}", _seconds, DRAIN_TIMEOUT_S, "S", "drain_timeout_s"),
+    Option("workers", "processes; 1 by default", _count, 1, "N"),
+    Option("helper-process", "have another process beside each worker write to the disk", default=False),
+    Option("user", "drop root's privileges for this user's, once it listens", _any, metavar="NAME"),
+    Option("group", "with --user: another group than the user's own", _any, metavar="NAME"),
+    Option("allow-root", "serve with root's privileges: each maildir's owner owns what is delivered", default=False),
+    Option("tls-cert", "certificate with its chain, in PEM: STARTTLS is offered", _path, metavar="FILE"),
+    Option("tls-key", "its key, in PEM; by default it is in the same file", _path, metavar="FILE"),
+    Option("require-tls", "take mail only after STARTTLS", default=False, of_listener=True),
+    Option("implicit-tls", "begin each connection with TLS", default=False, of_listener=True),
+    Option(
+        "proxy-protocol",
+        "from there a PROXY header comes first; unix: from Unix sockets",
+        _network,
+        (),
+        "NETWORK,...",
+        is_list=True,
+        of_listener=True,
+    ),
+    Option(
+        "trusted-peers",
+        "take XCLIENT and XFORWARD from there; unix: from Unix sockets",
+        _network,
+        (),
+        "NETWORK,...",
+        is_list=True,
+        of_listener=True,
+    ),
+    Option("socket-mode", "of a Unix socket; 0660 by default", _mode, 0o660, "OCTAL", of_listener=True),
+    Option("pidfile", "holds the process id while the daemon runs", _path, metavar="PATH"),
+    Option(
+        "metrics", "serve metrics and health at unix:PATH, or a loopback HOST:PORT", _metrics_address, None, "ADDRESS"
+    ),
+    Option("metrics-mode", "of a Unix socket for metrics; 0660 by default", _mode, 0o660, "OCTAL"),
+    Option("log-level", "info by default; debug, warning, error", _one_of(*LEVELS), "info", "LEVEL"),
+    Option("hostname", "in the greeting and in Received; the system's by default", _hostname, None, "NAME"),
+    Option("ident", "what the greeting says after the host name", _ident, "ESMTP", "TEXT"),
+    Option("newline", "how to store line ends: lf, or keep", _one_of("lf", "keep"), "lf", "POLICY"),
+    Option("return-path", "write no Return-Path header", default=True, is_off=True),
+    Option("delivered-to", "write no Delivered-To header", default=True, is_off=True),
+    Option("original-to", "write an X-Original-To header", default=False),
+    Option("received", "write no Received header", default=True, is_off=True),
+    Option("per-recipient-headers", "a copy, with these headers, for each of several users", default=False),
+    Option(
+        "config", "read options from there, too; those of the command line win", _path, None, "FILE", only_flag=True
+    ),
+    Option("check-config", "say what is wrong, and serve nothing", default=False, only_flag=True),
+)
+
+BY_NAME: Final[Mapping[str, Option]] = {option.name: option for option in OPTIONS}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Have *parser* know the options. What is not said is not in its namespace."""
+    add = partial(parser.add_argument, default=argparse.SUPPRESS)
+    text = "unix:PATH, HOST:PORT, [IPv6]:PORT or systemd:NAME; not needed under a .socket"
+    parser.add_argument("address", metavar="ADDRESS", nargs="*", help=text)
+    add("--lmtp", dest="protocol", action="store_const", const="lmtp", help="speak LMTP: behind Postfix")
+    add("--smtp", dest="protocol", action="store_const", const="smtp", help="speak SMTP")
+    for option in OPTIONS:
+        if option.read is None:
+            action = "store_false" if option.is_off else "store_true"
+            add(option.flag, dest=option.name, action=action, help=option.help)
+        else:
+            kind = "append" if option.is_list else "store"
+            add(option.flag, dest=option.name, action=kind, metavar=option.metavar, help=option.help)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return what *options*, and the file that they name, come to.
+
+    ValueError if they make no sense: with the flag, or with the file's name, the line and the key. OSError if the file
+    cannot be read. The system is asked for its name if none is said, which may ask the DNS.
+    """
+    said = vars(options)
+    path = said.get("config")
+    config = read_config(path) if path is not None else Config()
+    flags = Source({name: value for name, value in said.items() if name in BY_NAME})
+    values = _values([flags, config.top])
+    hostname = values["hostname"]
+    if hostname is None:
+        try:
+            hostname = _hostname(socket.getfqdn())
+        except ValueError as exc:
+            raise ValueError(f"the system's name is {exc}: --hostname says another") from None
+    listeners = _listeners(said.get("address") or [], flags, config)
+    common = {option.dest: values[option.name] for option in OPTIONS if not option.of_listener}
+    common |= {"hostname": hostname, "listeners": listeners}
+    settings = Settings(**{field.name: common[field.name] for field in fields(Settings)})
+    _check(settings)
+    return settings
+
+
+def _values(sources: Sequence[Source]) -> dict[str, Any]:
+    """Return the value of each option by its name: that of the first of *sources* which has one, or its default."""
+    found: dict[str, Any] = {}
+    for source in sources:
+        for name, given in source.said.items():
+            option = BY_NAME.get(name)
+            if option is None or (option.only_flag and source.path is not None):
+                raise ValueError(f"{source.place(name)}: there is no such option")
+            try:
+                value = option.value_of(given)
+            except ValueError as exc:
+                raise ValueError(f"{source.place(name)}: {exc}") from None
+            found.setdefault(name, value)
+    return {option.name: found.get(option.name, option.default) for option in OPTIONS}
+
+
+def _listeners(addresses: Sequence[str], flags: Source, config: Config) -> tuple[ListenerSettings, ...]:
+    """Return where mail comes in: at the command line's addresses if it has some, or else at the file's."""
+    if addresses:
+        return tuple(_listener(text, [flags, config.top], None) for text in addresses)
+    if not config.listeners:
+        return (_listener(None, [flags, config.top], None),)
+    found: list[ListenerSettings] = []
+    for source in config.listeners:
+        said = dict(source.said)
+        address = said.pop("address", None)
+        own = source.without("address")
+        if strange := sorted(name for name in said if not (name in BY_NAME and BY_NAME[name].of_listener)):
+            raise ValueError(f"{source.place(strange[0])}: a listener has no such option")
+        if not isinstance(address, str):
+            raise ValueError(f"{source.place('address')}: an address is wanted, not {address!r}")
+        found.append(_listener(address, [flags, own, config.top], source))
+    return tuple(found)
+
+
+def _listener(text: str | None, sources: Sequence[Source], source: Source | None) -> ListenerSettings:
+    values = _values(sources)
+    try:
+        address = None if text is None else parse_listening(text)
+    except ValueError as exc:
+        raise ValueError(str(exc) if source is None else f"{source.place('address')}: {exc}") from None
+    if values["protocol"] is None:
+        raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
+    own = {option.dest: values[option.name] for option in OPTIONS if option.of_listener}
+    lmtp = own.pop("protocol") == "lmtp"
+    return ListenerSettings(address=address, lmtp=lmtp, **own)
+
+
+def _check(settings: Settings) -> None:
+    """Raise ValueError for what does not go together."""
+    if settings.users is not None and settings.layout is None:
+        raise ValueError("--users goes with --layout")
+    if settings.layout is None and settings.resolver is None and settings.map is None:
+        raise ValueError("one of --layout, --map and --resolver is wanted")
+    if settings.resolver is not None and (settings.map or settings.layout) is not None:
+        raise ValueError("--resolver goes alone, and --map with --layout, or alone")
+    if settings.group is not None and settings.user is None:
+        raise ValueError("--group goes with --user")
+    if settings.tls_key is not None and settings.tls_cert is None:
+        raise ValueError("--tls-key goes with --tls-cert")
+    for listener in settings.listeners:
+        if (listener.require_tls or listener.implicit_tls) and settings.tls_cert is None:
+            raise ValueError(f"--{'implicit' if listener.implicit_tls else 'require'}-tls goes with --tls-cert")

@@ -25,13 +25,14 @@ from maildir_async.disk.paths import absolute
 __all__ = [
     "BACKLOG",
     "Address",
-    "InUseError",
     "Listener",
+    "PassedAddress",
     "TcpAddress",
     "UnixAddress",
     "all_shown",
     "bind",
     "parse_address",
+    "parse_listening",
     "passed",
     "remove",
     "shown",
@@ -82,6 +83,16 @@ Address = UnixAddress | TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
+class PassedAddress:
+    """``systemd:NAME``: what systemd has opened under that name (FileDescriptorName= in systemd.socket(5))."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """A socket that listens.
 
@@ -117,6 +128,13 @@ def parse_address(text: str) -> Address:
     if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"neither unix:PATH nor HOST:PORT: {text!r}")
     return TcpAddress(host, int(port))
+
+
+def parse_listening(text: str) -> Address | PassedAddress:
+    """Return the address that mail is to come in at. ValueError if *text* is none."""
+    if text.startswith("systemd:") and text != "systemd:":
+        return PassedAddress(text.removeprefix("systemd:"))
+    return parse_address(text)
 
 
 def bind(address: Address, mode: int, *, beside: Sequence[Address] = (), log: Log | None = None) -> list[Listener]:

@@ -1,0 +1,99 @@
+"""The configuration file: TOML, with the options of the command line by their names, and a table for each listener."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+__all__ = ["Config", "Source", "read_config"]
+
+#: The array of tables that says where mail comes in.
+LISTENER: Final = "listener"
+
+_HEADER: Final = re.compile(r"\s*\[\[?\s*([^\]\s]+)\s*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Options that were said in one place.
+
+    Attributes:
+        said: what was said, by the names of the options.
+        path: of the file; None for the command line.
+        lines: the number of the line that each stands in.
+        line: where the table begins, for what is missing in it.
+
+    """
+
+    said: Mapping[str, Any]
+    path: str | None = None
+    lines: Mapping[str, int] = field(default_factory=dict[str, int])
+    line: int = 1
+
+    def place(self, name: str) -> str:
+        """Return where option *name* was said, for people."""
+        if self.path is None:
+            return f"--{name}"
+        return f"{self.path}, line {self.lines.get(name, self.line)}: {name}"
+
+    def without(self, name: str) -> "Source":
+        """Return the same, but for option *name*."""
+        return replace(self, said={key: value for key, value in self.said.items() if key != name})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a file says: for all, and for each listener."""
+
+    top: Source = field(default_factory=lambda: Source({}))
+    listeners: tuple[Source, ...] = ()
+
+
+def read_config(path: str) -> Config:
+    """Read a file. Blocks. OSError if that cannot be done; ValueError, with the line, for what is no TOML."""
+    with open(path, "rb") as file:
+        octets = file.read()
+    try:
+        text = octets.decode().removeprefix("\ufeff")
+        said = tomllib.loads(text)
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{path}, line {octets.count(10, 0, exc.start) + 1}: not UTF-8") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ValueError(_with_line(path, text, str(exc))) from None
+    tables = _lines(text)
+    listeners = said.pop(LISTENER, [])
+    top = Source(said, path, tables[0][1])
+    if not isinstance(listeners, list) or not all(isinstance(each, dict) for each in cast("list[object]", listeners)):
+        raise ValueError(f"{top.place(LISTENER)}: a table [[{LISTENER}]] for each is wanted")
+    # A listener that is written in another way than as a table of its own has no line of its own either.
+    places = [(number, lines) for name, lines, number in tables[1:] if name == LISTENER]
+    sources: list[Source] = []
+    for index, each in enumerate(cast("list[dict[str, Any]]", listeners)):
+        number, lines = places[index] if index < len(places) else (1, {})
+        sources.append(Source(each, path, lines, number))
+    return Config(top, tuple(sources))
+
+
+def _with_line(path: str, text: str, message: str) -> str:
+    """Return what tomllib says, with the line in front."""
+    found = re.search(r" \(at line (\d+), column \d+\)$", message)
+    if found is not None:
+        return f"{path}, line {found[1]}: {message[: found.start()]}"
+    return f"{path}, line {text.count(chr(10)) + 1}: {message.removesuffix(' (at end of document)')}"
+
+
+def _lines(text: str) -> list[tuple[str, dict[str, int], int]]:
+    """Return the tables as they stand in the file: name, the line of each key, and the line where it begins.
+
+    tomllib does not tell. A key is what stands before the first ``=`` of a line that is not within a longer value; for
+    messages that is good enough.
+    """
+    tables: list[tuple[str, dict[str, int], int]] = [("", {}, 1)]
+    for number, line in enumerate(text.splitlines(), 1):
+        if (header := _HEADER.match(line)) is not None:
+            tables.append((header[1].strip("\"'"), {}, number))
+        elif "=" in line:
+            key = line.partition("=")[0].strip().strip("\"'")
+            tables[-1][1].setdefault(key, number)
+    return tables
