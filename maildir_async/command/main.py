@@ -156,18 +156,27 @@ async def _clean_tmp(maildir: Maildir, age: timedelta) -> int:
 def _serve(arguments: Sequence[str]) -> int:
     parser = _Parser(prog=f"maildir-async {SERVE}", description="Be a mail server that delivers to maildirs.")
     # Imported here: who delivers a message by a pipe is not to wait for a mail server to be loaded.
+    from maildir_async.daemon.config import ConfigError
     from maildir_async.daemon.options import add_options, settings_of
 
     add_options(parser)
     options = parser.parse_args(arguments)
-    needed = {"aiosmtpd": "smtp"} | ({"prometheus_client": "metrics"} if options.metrics else {})
+    try:
+        settings = settings_of(options)
+    except ConfigError as exc:
+        return _failed(os.EX_CONFIG, str(exc))
+    except OSError as exc:
+        return _failed(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc.strerror}")
+    except ValueError as exc:
+        parser.error(str(exc))
+    needed = {"aiosmtpd": "smtp"} | ({"prometheus_client": "metrics"} if settings.metrics else {})
     for module, extra in needed.items():
         if importlib.util.find_spec(module) is None:
             return _failed(os.EX_UNAVAILABLE, f"{SERVE} needs {module}: pip install 'maildir-async[{extra}]'")
     from maildir_async.daemon.start import DaemonError, serve
 
     try:
-        return serve(settings_of(options))
+        return serve(settings, lambda: settings_of(options))
     except ValueError as exc:
         parser.error(str(exc))
     except DaemonError as exc:

@@ -11,6 +11,8 @@ from maildir_async.daemon.board import Board
 from maildir_async.daemon.log import Log
 from maildir_async.daemon.peers import Peers, key_of
 from maildir_async.daemon.sockets import BACKLOG, Listener
+from maildir_async.smtp.proxied import Networks
+from maildir_async.smtp.trace import host_of
 
 __all__ = ["Acceptor", "dismiss_waiting"]
 
@@ -32,8 +34,8 @@ _NOBODY_THERE: Final = {errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPR
 class Acceptor:
     """Accepts connections at *listeners* on the running loop, one a turn, and gives them to *adopt*.
 
-    With *peers*, a connection comes with its place among them, which `lost` gives back. *max_own* is what this worker
-    has descriptors for.
+    With *peers*, a connection comes with its place among them, which `lost` gives back; one from *proxies*, a set for
+    each of the settings' listeners, is not counted. *max_own* is what this worker has descriptors for.
 
     All workers wait at the same sockets, and the kernel wakes them all. Who has more connections than another steps
     back for a moment; so a burst is shared out, though whoever is awake would be the first each time.
@@ -42,7 +44,7 @@ class Acceptor:
     def __init__(
         self,
         listeners: Sequence[Listener],
-        adopt: Callable[[socket.socket, int | None], object],
+        adopt: Callable[[socket.socket, int | None, Listener], object],
         *,
         board: Board,
         slot: int,
@@ -51,6 +53,7 @@ class Acceptor:
         log: Log,
         max_own: int | None = None,
         peers: Peers | None = None,
+        proxies: Sequence[Networks] = (),
         address_turned_away: Callable[[], object] | None = None,
     ) -> None:
         self._listeners = listeners
@@ -62,6 +65,7 @@ class Acceptor:
         self._log = log
         self._max_own = max_connections if max_own is None else max_own
         self._peers = peers
+        self._proxies = proxies
         self._address_turned_away = address_turned_away
         self._loop = asyncio.get_running_loop()
         self._connections = 0
@@ -126,7 +130,7 @@ class Acceptor:
             self._turned_away()
             return
         place = None
-        if self._peers is not None and (key := key_of(connection)):
+        if self._peers is not None and (key := key_of(connection)) and not self._is_proxy(connection, listener):
             place = self._peers.take(key)
             if place is None:
                 _dismiss(connection, TOO_MANY_OF_ONE)
@@ -136,7 +140,11 @@ class Acceptor:
         connection.setblocking(False)
         self._connections += 1
         self._tell()
-        self._adopt(connection, place)
+        self._adopt(connection, place, listener)
+
+    def _is_proxy(self, connection: socket.socket, listener: Listener) -> bool:
+        """Whether the peer is one that connects for many clients, whom its PROXY header will tell."""
+        return bool(self._proxies) and host_of(connection.getpeername()) in self._proxies[listener.number]
 
     @property
     def connections(self) -> int:

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-__all__ = ["Config", "Source", "read_config"]
+__all__ = ["Config", "ConfigError", "Source", "read_config"]
 
 #: The array of tables that says where mail comes in.
 LISTENER: Final = "listener"
 
 _HEADER: Final = re.compile(r"\s*\[\[?\s*([^\]\s]+)\s*\]")
+
+
+class ConfigError(ValueError):
+    """There is a mistake in the file. The text has the file, the line and the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class Source:
             return f"--{name}"
         return f"{self.path}, line {self.lines.get(name, self.line)}: {name}"
 
+    def mistake(self, name: str, what: object) -> ValueError:
+        """Return the error for what is wrong with option *name*."""
+        return (ValueError if self.path is None else ConfigError)(f"{self.place(name)}: {what}")
+
     def without(self, name: str) -> "Source":
         """Return the same, but for option *name*."""
         return replace(self, said={key: value for key, value in self.said.items() if key != name})
@@ -51,21 +59,21 @@ class Config:
 
 
 def read_config(path: str) -> Config:
-    """Read a file. Blocks. OSError if that cannot be done; ValueError, with the line, for what is no TOML."""
+    """Read a file. Blocks. OSError if that cannot be done; ConfigError, with the line, for what is no TOML."""
     with open(path, "rb") as file:
         octets = file.read()
     try:
         text = octets.decode().removeprefix("\ufeff")
         said = tomllib.loads(text)
     except UnicodeDecodeError as exc:
-        raise ValueError(f"{path}, line {octets.count(10, 0, exc.start) + 1}: not UTF-8") from None
+        raise ConfigError(f"{path}, line {octets.count(10, 0, exc.start) + 1}: not UTF-8") from None
     except tomllib.TOMLDecodeError as exc:
-        raise ValueError(_with_line(path, text, str(exc))) from None
+        raise ConfigError(_with_line(path, text, str(exc))) from None
     tables = _lines(text)
     listeners = said.pop(LISTENER, [])
     top = Source(said, path, tables[0][1])
     if not isinstance(listeners, list) or not all(isinstance(each, dict) for each in cast("list[object]", listeners)):
-        raise ValueError(f"{top.place(LISTENER)}: a table [[{LISTENER}]] for each is wanted")
+        raise top.mistake(LISTENER, f"a table [[{LISTENER}]] for each is wanted")
     # A listener that is written in another way than as a table of its own has no line of its own either.
     places = [(number, lines) for name, lines, number in tables[1:] if name == LISTENER]
     sources: list[Source] = []

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from maildir_async.daemon.log import Log
-from maildir_async.daemon.options import Settings
+from maildir_async.daemon.settings import Settings
 
 __all__ = ["connections_of_one", "fitted"]
 

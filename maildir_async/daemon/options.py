@@ -14,7 +14,6 @@ from maildir_async.daemon.config import Config, Source, read_config
 from maildir_async.daemon.settings import UNIX, ListenerSettings, Settings
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address, parse_listening
 from maildir_async.format.delivered import Durability
-from maildir_async.smtp.addresses import host_name
 
 __all__ = ["OPTIONS", "Option", "add_options", "settings_of"]
 
@@ -47,6 +46,9 @@ DRAIN_TIMEOUT_S: Final = 30.0
 
 #: Octets of the greeting's text: a reply line has 510 (RFC 5321 §4.5.3.1.5), and a host name up to 255 of them.
 IDENT_MAX: Final = 200
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LITERAL: Final = re.compile(r"\[[0-9A-Fa-f.:IPv]+\]")
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -95,7 +97,7 @@ class Option:
         return self.field or self.name.replace("-", "_")
 
     def value_of(self, given: object) -> Any:
-        """Return the value that *given*, from the file or the command line, stands for. ValueError says what is wrong."""
+        """Return the value that *given*, from file or command line, stands for. ValueError says what is wrong."""
         if self.read is None:
             if not isinstance(given, bool):
                 raise ValueError(f"true or false is wanted, not {given!r}")
@@ -193,10 +195,9 @@ def _metrics_address(text: str) -> Address:
 
 
 def _hostname(text: str) -> str:
-    # An address literal is a name too (RFC 5321 §2.3.5).
-    is_literal = text.startswith("[") and text.endswith("]")
-    if not (is_literal and text.isascii() and text.isprintable() and " " not in text) and host_name(text) is None:
-        raise ValueError(f"not a host name: {text!r}")
+    # RFC 1035 §2.3.4: labels of 63 octets, 253 in all. An address literal will do too (RFC 5321 §4.1.1.1).
+    if not (len(text) <= 253 and all(map(_LABEL.fullmatch, text.split(".")))) and not _LITERAL.fullmatch(text):
+        raise ValueError(f"a host name is wanted, not {text!r}")
     return text
 
 
@@ -310,8 +311,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return what *options*, and the file that they name, come to.
 
-    ValueError if they make no sense: with the flag, or with the file's name, the line and the key. OSError if the file
-    cannot be read. The system is asked for its name if none is said, which may ask the DNS.
+    ValueError if they make no sense; `ConfigError` if it is the file that does not. OSError if that cannot be read. The
+    system is asked for its name if none is said, which may ask the DNS.
     """
     said = vars(options)
     path = said.get("config")
@@ -328,7 +329,14 @@ def settings_of(options: argparse.Namespace) -> Settings:
     common = {option.dest: values[option.name] for option in OPTIONS if not option.of_listener}
     common |= {"hostname": hostname, "listeners": listeners}
     settings = Settings(**{field.name: common[field.name] for field in fields(Settings)})
-    _check(settings)
+    try:
+        _check(settings)
+    except ValueError as exc:
+        # The option that the text names may stand in the file.
+        named = re.search(r"--([a-z-]+)", str(exc))
+        if named is None or named[1] not in config.top.said or named[1] in flags.said:
+            raise
+        raise config.top.mistake(named[1], exc) from None
     return settings
 
 
@@ -339,11 +347,11 @@ def _values(sources: Sequence[Source]) -> dict[str, Any]:
         for name, given in source.said.items():
             option = BY_NAME.get(name)
             if option is None or (option.only_flag and source.path is not None):
-                raise ValueError(f"{source.place(name)}: there is no such option")
+                raise source.mistake(name, "there is no such option")
             try:
                 value = option.value_of(given)
             except ValueError as exc:
-                raise ValueError(f"{source.place(name)}: {exc}") from None
+                raise source.mistake(name, exc) from None
             found.setdefault(name, value)
     return {option.name: found.get(option.name, option.default) for option in OPTIONS}
 
@@ -360,9 +368,9 @@ def _listeners(addresses: Sequence[str], flags: Source, config: Config) -> tuple
         address = said.pop("address", None)
         own = source.without("address")
         if strange := sorted(name for name in said if not (name in BY_NAME and BY_NAME[name].of_listener)):
-            raise ValueError(f"{source.place(strange[0])}: a listener has no such option")
+            raise source.mistake(strange[0], "a listener has no such option")
         if not isinstance(address, str):
-            raise ValueError(f"{source.place('address')}: an address is wanted, not {address!r}")
+            raise source.mistake("address", f"an address is wanted, not {address!r}")
         found.append(_listener(address, [flags, own, config.top], source))
     return tuple(found)
 
@@ -372,7 +380,7 @@ def _listener(text: str | None, sources: Sequence[Source], source: Source | None
     try:
         address = None if text is None else parse_listening(text)
     except ValueError as exc:
-        raise ValueError(str(exc) if source is None else f"{source.place('address')}: {exc}") from None
+        raise exc if source is None else source.mistake("address", exc) from None
     if values["protocol"] is None:
         raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
     own = {option.dest: values[option.name] for option in OPTIONS if option.of_listener}

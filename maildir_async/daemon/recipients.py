@@ -1,7 +1,7 @@
 """Who there is, as the command line has it: a layout, users, a map, or code; files are read again on SIGHUP."""
 
-from maildir_async.daemon.options import Settings
 from maildir_async.daemon.resolver import NamedResolver
+from maildir_async.daemon.settings import Settings
 from maildir_async.errors import MaildirError
 from maildir_async.smtp.addresses import check_delimiters, parse_key
 from maildir_async.smtp.aliases import Aliases

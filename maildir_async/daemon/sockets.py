@@ -101,6 +101,8 @@ class Listener:
         path: where it is to be removed from in the end; None for TCP, and for what systemd has made.
         inode: device and inode of what was put there.
         passed: whether systemd has made it, and goes on listening when we are gone.
+        name: what systemd calls it then.
+        number: which of the settings' listeners it is of.
 
     """
 
@@ -108,6 +110,8 @@ class Listener:
     path: str | None = None
     inode: tuple[int, int] | None = None
     passed: bool = False
+    name: str = ""
+    number: int = 0
 
 
 def parse_address(text: str) -> Address:
@@ -137,12 +141,20 @@ def parse_listening(text: str) -> Address | PassedAddress:
     return parse_address(text)
 
 
-def bind(address: Address, mode: int, *, beside: Sequence[Address] = (), log: Log | None = None) -> list[Listener]:
+def bind(
+    address: Address,
+    mode: int,
+    *,
+    owner: tuple[int, int] | None = None,
+    beside: Sequence[Address] = (),
+    log: Log | None = None,
+) -> list[Listener]:
     """Listen at *address*. Blocks; a host name is looked up, and every address it has on this machine is listened at.
 
     Args:
         address: where.
         mode: permission bits of a Unix socket; who may write to it may connect.
+        owner: uid and gid of a Unix socket, if they are to be others than this process's.
         beside: all that the daemon listens at. If an IPv4 address with the same port is among it, ``[::]`` is for IPv6
             alone: the system does not let both have it.
         log: told of an address of a host name that this machine does not have.
@@ -153,7 +165,7 @@ def bind(address: Address, mode: int, *, beside: Sequence[Address] = (), log: Lo
 
     """
     if isinstance(address, UnixAddress):
-        return [_bind_unix(address.path, mode)]
+        return [_bind_unix(address.path, mode, owner)]
     listeners: list[Listener] = []
     missing: OSError | None = None
     try:
@@ -200,7 +212,7 @@ def _is_ipv4(host: str) -> bool:
         return host == "localhost"
 
 
-def _bind_unix(path: str, mode: int) -> Listener:
+def _bind_unix(path: str, mode: int, owner: tuple[int, int] | None) -> Listener:
     with locked(path):
         if _is_live(path):
             raise InUseError(f"somebody listens at {path} already")
@@ -215,6 +227,8 @@ def _bind_unix(path: str, mode: int) -> Listener:
                 made.bind(new)
             finally:
                 os.umask(before)
+            if owner is not None:
+                os.chown(new, *owner, follow_symlinks=False)
             os.chmod(new, mode)
             made.listen(BACKLOG)
             there = os.lstat(new)
@@ -255,11 +269,12 @@ def passed(environment: MutableMapping[str, str]) -> list[Listener]:
     What tells of them is taken out of *environment*. Raises OSError for one that mail cannot come in by.
     """
     pid, count = (environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS"))
-    environment.pop("LISTEN_FDNAMES", None)
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     listeners: list[Listener] = []
-    for descriptor in range(FIRST_PASSED, FIRST_PASSED + int(count)):
+    for index in range(int(count)):
+        descriptor = FIRST_PASSED + index
         os.set_inheritable(descriptor, False)
         given = socket.socket(fileno=descriptor)
         is_stream = given.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
@@ -267,7 +282,7 @@ def passed(environment: MutableMapping[str, str]) -> list[Listener]:
         if not is_stream or not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise OSError(errno.EINVAL, f"descriptor {descriptor} is not a stream socket that listens (Accept=no)")
         given.setblocking(False)
-        listeners.append(Listener(given, passed=True))
+        listeners.append(Listener(given, passed=True, name=names[index] if index < len(names) else ""))
     return listeners
 
 

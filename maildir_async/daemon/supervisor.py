@@ -8,22 +8,22 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from maildir_async.daemon import sockets
 from maildir_async.daemon.acceptor import dismiss_waiting
 from maildir_async.daemon.board import YOUNG_S, Board
+from maildir_async.daemon.check import Parts, changes
 from maildir_async.daemon.children import Child, how_ended, tell_threads_failures
 from maildir_async.daemon.descriptors import connections_of_one
 from maildir_async.daemon.health import serve_metrics
 from maildir_async.daemon.log import Log
 from maildir_async.daemon.metrics import Counts
 from maildir_async.daemon.notify import READY, STOPPING, notify, reloading
-from maildir_async.daemon.options import Settings
 from maildir_async.daemon.peers import Peers
-from maildir_async.daemon.recipients import Recipients
+from maildir_async.daemon.settings import Settings
 from maildir_async.daemon.sockets import Listener
 from maildir_async.daemon.watch import Watch
 from maildir_async.daemon.worker import GRACE_S, Post, work
@@ -48,7 +48,8 @@ class Supervisor:
 
     Args:
         settings: what the daemon is to do.
-        recipients: who there is.
+        parts: who there is, and the certificate.
+        reread: reads the options again. OSError or ValueError if that fails.
         listeners: where.
         metrics: where metrics are served; None for nowhere.
         log: where it tells what happens.
@@ -59,14 +60,16 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        recipients: Recipients,
+        parts: Parts,
+        reread: Callable[[], Settings],
         listeners: Sequence[Listener],
         metrics: Listener | None,
         log: Log,
         signals: set[signal.Signals],
     ) -> None:
         self._settings = settings
-        self._recipients = recipients
+        self._parts = parts
+        self._reread = reread
         self._listeners = listeners
         self._metrics = metrics
         self._log = log
@@ -155,9 +158,7 @@ class Supervisor:
         tell_threads_failures(self._log)
         if self._metrics is not None:
             self._metrics.socket.close()
-        post = Post(
-            slot, self._listeners, self._recipients, self._board, self._counts, self._peers, self._log, self._life
-        )
+        post = Post(slot, self._listeners, self._parts, self._board, self._counts, self._peers, self._log, self._life)
         return work(self._settings, post)
 
     def _serve_metrics(self) -> int:
@@ -243,14 +244,20 @@ class Supervisor:
     # Signals.
 
     def _reload(self) -> None:
-        """Read users and map here, for workers to come, and then have those that there are do so."""
+        """Read all files here, for workers to come, and then have those that there are do so.
+
+        What has been changed in the file of options is looked at, and named: it needs a restart.
+        """
         notify(reloading())
         self._reloading_since = time.monotonic()
         try:
-            self._recipients.load()
+            changed = changes(self._settings, self._reread())
+            self._parts.load()
         except (OSError, ValueError) as exc:
             self._log.event("error", "reload_failed", error=str(exc))
             return
+        if changed:
+            self._log.event("warning", "restart_needed", options=changed)
         self._board.want_next()
         self._signal(signal.SIGHUP)
         self._log.event("info", "reload")

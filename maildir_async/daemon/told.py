@@ -1,11 +1,11 @@
-"""What the log tells of messages: one line for each recipient."""
+"""What the log tells of messages: one line for each recipient, or one for a message that never was whole."""
 
 from typing import Final
 
 from maildir_async.daemon.log import Log
-from maildir_async.smtp.message import Receipt
+from maildir_async.smtp.message import CutOff, Receipt
 
-__all__ = ["tell_receipt"]
+__all__ = ["tell_cut_off", "tell_receipt"]
 
 #: What may be a fault of the site's is a warning.
 _LEVELS: Final = {"delivered": "info", "deferred": "warning", "refused": "info"}
@@ -34,4 +34,22 @@ def tell_receipt(log: Log, slot: int, receipt: Receipt) -> None:
         reply=receipt.reply or None,
         warnings=done and done.warnings,
         error=receipt.reason or None,
+    )
+
+
+def tell_cut_off(log: Log, slot: int, cut_off: CutOff) -> None:
+    """Write that a message ended before it was whole, in worker *slot*."""
+    log.event(
+        "info",
+        "cut_off",
+        worker=slot,
+        id=cut_off.message_id or None,
+        peer=cut_off.client.peer,
+        helo=cut_off.client.helo,
+        **{"from": f"<{cut_off.client.mail_from}>"},
+        recipients=cut_off.recipients,
+        size=cut_off.size or None,
+        seconds=cut_off.seconds,
+        reason=cut_off.reason,
+        reply=cut_off.reply or None,
     )

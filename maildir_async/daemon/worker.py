@@ -11,25 +11,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final, Protocol
 
 from maildir_async.daemon.acceptor import Acceptor
 from maildir_async.daemon.board import BEAT_S, Board
+from maildir_async.daemon.check import Parts
 from maildir_async.daemon.descriptors import connections_of_one
+from maildir_async.daemon.endpoint import Endpoint
 from maildir_async.daemon.log import Log, LogHandler
 from maildir_async.daemon.metrics import Counts, Metrics, NoMetrics, Tally
-from maildir_async.daemon.options import Settings
 from maildir_async.daemon.peers import Peers
-from maildir_async.daemon.recipients import Recipients
+from maildir_async.daemon.settings import Settings
 from maildir_async.daemon.sockets import Listener
-from maildir_async.daemon.told import tell_receipt
+from maildir_async.daemon.told import tell_cut_off, tell_receipt
 from maildir_async.disk.threads import Crew
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.smtp.handler import MaildirHandler
-from maildir_async.smtp.message import Receipt
-from maildir_async.smtp.streaming import StreamingLMTP, StreamingSMTP
+from maildir_async.smtp.message import CutOff, Receipt
+from maildir_async.smtp.proxied import Networks, ProxyHeaderError
 from maildir_async.smtp.trace import host_of
 
 __all__ = ["GRACE_S", "Post", "work"]
@@ -51,7 +51,7 @@ class Post:
     Attributes:
         slot: its number, from 0.
         listeners: where it accepts connections.
-        recipients: who there is.
+        parts: who there is, and the certificate.
         board: what it tells the others.
         counts: what it counts in for the metrics, if there are any.
         peers: where connections of one client are counted, if they are limited.
@@ -62,7 +62,7 @@ class Post:
 
     slot: int
     listeners: Sequence[Listener]
-    recipients: Recipients
+    parts: Parts
     board: Board
     counts: Counts | None
     peers: Peers | None
@@ -83,6 +83,12 @@ def work(settings: Settings, post: Post) -> int:
         return os.EX_OK
     finally:
         post.log.close(GRACE_S)
+
+
+def _peer_of(connection: socket.socket) -> str | None:
+    with contextlib.suppress(OSError):
+        return host_of(connection.getpeername())
+    return None
 
 
 class _Session(Protocol):
@@ -123,7 +129,7 @@ class _Worker:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, UNBLOCKED)
-        self._serve = self._session_factory()
+        self._by_listener = self._endpoints()
         self._acceptor = Acceptor(
             self._post.listeners,
             self._adopt,
@@ -134,6 +140,7 @@ class _Worker:
             log=self._log,
             max_own=connections_of_one(self._settings),
             peers=self._post.peers,
+            proxies=[Networks(own.proxy_protocol) for own in self._settings.listeners],
             address_turned_away=self._turn_address_away,
         )
         self._post.board.beat(self._post.slot)
@@ -146,10 +153,10 @@ class _Worker:
 
     # Sessions.
 
-    def _session_factory(self) -> Any:
-        settings, worker = self._settings, self
+    def _endpoints(self) -> list[Endpoint]:
+        settings, tls = self._settings, self._post.parts.tls
         handler = MaildirHandler(
-            self._post.recipients.resolve,
+            self._post.parts.recipients.resolve,
             newline=settings.newline,
             return_path=settings.return_path,
             delivered_to=settings.delivered_to,
@@ -159,63 +166,32 @@ class _Worker:
             commit=self.commit,
             busy_wait=timedelta(seconds=settings.busy_wait_s),
             durability=settings.durability,
-            create=self._post.recipients.may_create,
+            create=self._post.parts.recipients.may_create,
             require_mount=settings.require_mount,
             on_receipt=self._receipt,
+            on_cut_off=self._cut_off,
         )
-        base: Any = StreamingLMTP if settings.lmtp else StreamingSMTP
+        replied = self._tally.replied if isinstance(self._tally, Metrics) else None
+        return [Endpoint(settings, own, handler, tls=tls, owner=self, replied=replied) for own in settings.listeners]
 
-        class Session(base):  # type: ignore[misc]  # which of the two is known at run time only
-            place: int | None = None  # among the peers
-
-            def connection_lost(self, error: Exception | None) -> None:
-                super().connection_lost(error)
-                worker._lost(self)
-
-            def tls_begun(self) -> None:
-                worker._tls_begun(self)
-
-        if isinstance(self._tally, Metrics):
-            replied = self._tally.replied
-
-            class CountingSession(Session):
-                async def push(self, status: str | bytes) -> None:
-                    replied(status)
-                    await super().push(status)
-
-            session_class: Any = CountingSession
-        else:
-            session_class = Session
-
-        def serve(place: int | None) -> Any:
-            session = session_class(
-                handler,
-                hostname=settings.hostname,
-                data_size_limit=settings.size_limit,
-                line_length_limit=settings.line_length_limit,
-                timeout=settings.timeout_s,
-                message_timeout=settings.message_timeout_s,
-                loop=asyncio.get_running_loop(),
-            )
-            session.place = place
-            return session
-
-        return serve
-
-    def _adopt(self, connection: socket.socket, place: int | None) -> None:
+    def _adopt(self, connection: socket.socket, place: int | None, listener: Listener) -> None:
         self._tally.connected(self._acceptor.connections)
-        task = asyncio.create_task(self._begin(connection, place))
+        task = asyncio.create_task(self._begin(connection, place, self._by_listener[listener.number]))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    async def _begin(self, connection: socket.socket, place: int | None) -> None:
-        loop = asyncio.get_running_loop()
+    async def _begin(self, connection: socket.socket, place: int | None, endpoint: Endpoint) -> None:
         try:
-            _, session = await loop.connect_accepted_socket(partial(self._serve, place), connection)
+            session = await endpoint.begin(connection, place)
         except BaseException as exc:
+            peer = _peer_of(connection)
             connection.close()
             self._over(place)
-            if not isinstance(exc, OSError):
+            if isinstance(exc, ProxyHeaderError):
+                self._log.event("warning", "no_proxy_header", worker=self._post.slot, peer=peer, error=str(exc))
+            elif isinstance(exc, OSError):  # ssl.SSLError is one
+                self._log.event("debug", "not_begun", worker=self._post.slot, peer=peer, error=str(exc))
+            else:
                 raise
             return
         if session.transport is None:  # it has gone already, and been counted out
@@ -226,13 +202,15 @@ class _Worker:
         if self._is_draining:
             session.shut_down()
 
-    def _lost(self, session: _Session) -> None:
+    def lost(self, session: _Session) -> None:
+        """Called when the connection of *session* is over."""
         self._sessions.discard(session)
         if self._log.is_debug and session.session is not None:
             self._log.event("debug", "disconnected", worker=self._post.slot, peer=host_of(session.session.peer))
         self._over(session.place)
 
-    def _tls_begun(self, session: _Session) -> None:
+    def tls_begun(self, session: _Session) -> None:
+        """Called when *session* has become secure."""
         self._tally.tls_begun()
         if self._log.is_debug:
             self._log.event("debug", "tls_begun", worker=self._post.slot, peer=host_of(session.session.peer))
@@ -271,6 +249,10 @@ class _Worker:
     def _receipt(self, receipt: Receipt) -> None:
         self._tally.receipt(receipt)
         tell_receipt(self._log, self._post.slot, receipt)
+
+    def _cut_off(self, cut_off: CutOff) -> None:
+        self._tally.cut_off()
+        tell_cut_off(self._log, self._post.slot, cut_off)
 
     def _turn_away(self) -> None:
         self._tally.turned_away()
@@ -316,7 +298,7 @@ class _Worker:
         while True:
             generation = board.wanted
             try:
-                await asyncio.get_running_loop().run_in_executor(crew, self._post.recipients.load)
+                await asyncio.get_running_loop().run_in_executor(crew, self._post.parts.load)
             except (OSError, ValueError) as exc:
                 self._log.event("error", "reload_failed", worker=slot, error=str(exc))
             else:

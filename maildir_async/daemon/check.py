@@ -1,0 +1,55 @@
+"""What has to be right before the daemon serves, and again before it takes over what has changed. Blocks."""
+
+import os
+from dataclasses import fields
+from typing import Final
+
+from maildir_async.daemon.privileges import Identity, identity_of
+from maildir_async.daemon.recipients import Recipients
+from maildir_async.daemon.settings import Settings
+from maildir_async.daemon.tls import Tls
+
+__all__ = ["Parts", "changes", "files_of"]
+
+#: What a file of options may change at SIGHUP: nothing of it by itself, but those that are only of `serve`'s start.
+_NO_CHANGE: Final = frozenset({"config", "check_config"})
+
+
+class Parts:
+    """What the daemon is made of that can be read again.
+
+    Args:
+        settings: what it is to do. ValueError for a layout, a postmaster or a user that cannot be.
+
+    Attributes:
+        recipients: who there is.
+        tls: what connections are secured by, or None.
+        identity: whose privileges it is to have, or None for those that it has.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.recipients = Recipients(settings)
+        self.tls = Tls(settings.tls_cert, settings.tls_key) if settings.tls_cert is not None else None
+        self.identity: Identity | None = None
+        if settings.user is not None:
+            self.identity = identity_of(settings.user, settings.group)
+
+    def load(self) -> None:
+        """Read everything. OSError, or ValueError, if that fails: then all is as before."""
+        context = self.tls.read() if self.tls is not None else None
+        self.recipients.load()
+        if self.tls is not None and context is not None:
+            self.tls.take(context)
+
+
+def files_of(settings: Settings) -> list[str]:
+    """Return the files that are read again at SIGHUP."""
+    paths = (settings.config, settings.users, settings.map, settings.tls_cert, settings.tls_key)
+    return [os.fspath(path) for path in paths if path is not None]
+
+
+def changes(before: Settings, after: Settings) -> list[str]:
+    """Return the fields in which the two differ."""
+    names = [field.name for field in fields(Settings) if field.name not in _NO_CHANGE]
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
