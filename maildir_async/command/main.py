@@ -161,6 +161,8 @@ def _serve(arguments: Sequence[str]) -> int:
 
     add_options(parser)
     options = parser.parse_args(arguments)
+    if (missing := _missing("aiosmtpd", "smtp")) is not None:
+        return missing
     try:
         settings = settings_of(options)
     except ConfigError as exc:
@@ -169,10 +171,8 @@ def _serve(arguments: Sequence[str]) -> int:
         return _failed(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc.strerror}")
     except ValueError as exc:
         parser.error(str(exc))
-    needed = {"aiosmtpd": "smtp"} | ({"prometheus_client": "metrics"} if settings.metrics else {})
-    for module, extra in needed.items():
-        if importlib.util.find_spec(module) is None:
-            return _failed(os.EX_UNAVAILABLE, f"{SERVE} needs {module}: pip install 'maildir-async[{extra}]'")
+    if settings.metrics is not None and (missing := _missing("prometheus_client", "metrics")) is not None:
+        return missing
     from maildir_async.daemon.start import DaemonError, serve
 
     try:
@@ -181,6 +181,13 @@ def _serve(arguments: Sequence[str]) -> int:
         parser.error(str(exc))
     except DaemonError as exc:
         return _failed(exc.code, str(exc))
+
+
+def _missing(module: str, extra: str) -> int | None:
+    """Return the exit code, after a line that says why, if *module*, which *extra* brings, is not installed."""
+    if importlib.util.find_spec(module) is not None:
+        return None
+    return _failed(os.EX_UNAVAILABLE, f"{SERVE} needs {module}: pip install 'maildir-async[{extra}]'")
 
 
 def _exit_code(exc: MaildirError) -> int:

@@ -1,18 +1,16 @@
 """The options of ``serve``: one table, from which the command line, the configuration file and `Settings` are made."""
 
 import argparse
-import ipaddress
-import math
 import re
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from maildir_async.daemon import values
 from maildir_async.daemon.config import Config, Source, read_config
-from maildir_async.daemon.settings import UNIX, ListenerSettings, Settings
-from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address, parse_listening
+from maildir_async.daemon.settings import ListenerSettings, Settings
+from maildir_async.daemon.sockets import parse_listening
 from maildir_async.format.delivered import Durability
 
 __all__ = ["OPTIONS", "Option", "add_options", "settings_of"]
@@ -44,17 +42,7 @@ MESSAGE_TIMEOUT_S: Final = 3600.0
 #: Seconds for messages under way when the daemon is to end. systemd kills after 90, unless told otherwise.
 DRAIN_TIMEOUT_S: Final = 30.0
 
-#: Octets of the greeting's text: a reply line has 510 (RFC 5321 §4.5.3.1.5), and a host name up to 255 of them.
-IDENT_MAX: Final = 200
-
-_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_LITERAL: Final = re.compile(r"\[[0-9A-Fa-f.:IPv]+\]")
-
 LEVELS: Final = ("debug", "info", "warning", "error")
-
-_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-Read = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +65,7 @@ class Option:
 
     name: str
     help: str
-    read: Read | None = None
+    read: values.Read | None = None
     default: Any = None
     metavar: str | None = None
     field: str = ""
@@ -117,143 +105,49 @@ def _text(given: object) -> str:
     raise ValueError(f"a text or a number is wanted, not {given!r}")
 
 
-# What values are made of.
-
-
-def _count(text: str, least: int = 1) -> int:
-    if not (text.isascii() and text.isdecimal()) or not least <= int(text) < 2**53:
-        raise ValueError(f"a whole number of at least {least} is wanted, not {text!r}")
-    return int(text)
-
-
-def _size(text: str, least: int = 0) -> int | None:
-    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper(), re.ASCII)
-    if found is None or not (size := int(found[1]) * _UNITS[found[2]]) < 2**53 or 0 < size < least:
-        raise ValueError(f"a number of bytes, such as 52428800 or 50M, is wanted, not {text!r}")
-    return size or None
-
-
-def _seconds(text: str, least: float = 0.0) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not least <= seconds < 2**31:
-        raise ValueError(f"a number of seconds {'greater than 0 ' if least else ''}is wanted, not {text!r}")
-    return seconds
-
-
-_some_seconds: Final = partial(_seconds, least=0.001)
-
-
-def _mode(text: str) -> int:
-    if not text or set(text) - set("01234567") or int(text, 8) > 0o777:
-        raise ValueError(f"an octal number up to 0777 is wanted, not {text!r}")
-    return int(text, 8)
-
-
-def _one_of(*choices: str) -> Read:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is wanted, not {text!r}")
-        return text
-
-    return read
-
-
-def _durability(text: str) -> Durability:
-    return Durability(_one_of(*(level.value for level in Durability))(text))
-
-
-def _path(text: str) -> str:
-    if not text or "\0" in text:
-        raise ValueError(f"a path is wanted, not {text!r}")
-    return text
-
-
-def _network(text: str) -> str:
-    if text == UNIX:
-        return text
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError:
-        raise ValueError(f"a network such as 192.0.2.0/24, an address, or unix is wanted, not {text!r}") from None
-
-
-def _metrics_address(text: str) -> Address:
-    address = parse_address(text)
-    if isinstance(address, UnixAddress):
-        return address
-    host = "127.0.0.1" if address.host == "localhost" else address.host
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:  # nobody is asked who he is there
-        raise ValueError(f"metrics are served on a loopback address or a Unix socket only, not at {text!r}")
-    return TcpAddress(host, address.port)
-
-
-def _hostname(text: str) -> str:
-    # RFC 1035 §2.3.4: labels of 63 octets, 253 in all. An address literal will do too (RFC 5321 §4.1.1.1).
-    if not (len(text) <= 253 and all(map(_LABEL.fullmatch, text.split(".")))) and not _LITERAL.fullmatch(text):
-        raise ValueError(f"a host name is wanted, not {text!r}")
-    return text
-
-
-def _ident(text: str) -> str:
-    if not text.isascii() or not text.isprintable() or len(text) > IDENT_MAX:
-        raise ValueError(f"up to {IDENT_MAX} printable ASCII characters are wanted, not {text!r}")
-    return text
-
-
-def _any(text: str) -> str:
-    return text
-
-
 OPTIONS: Final = (
-    Option("protocol", "lmtp, as --lmtp has it, or smtp", _one_of("lmtp", "smtp"), metavar="NAME", of_listener=True),
-    Option("layout", "such as /var/mail/{domain}/{user}/Maildir", _path, metavar="TEMPLATE"),
-    Option("map", "each address and where its mail goes; alone, or before --layout", _path, metavar="FILE"),
-    Option("resolver", "code of yours that finds the maildirs", _any, metavar="MODULE:CALLABLE"),
-    Option("users", "with --layout: the addresses there are, one a line", _path, metavar="FILE"),
+    Option("protocol", "lmtp or smtp", values.one_of("lmtp", "smtp"), metavar="NAME", of_listener=True),
+    Option("layout", "such as /var/mail/{domain}/{user}/Maildir", values.path, metavar="TEMPLATE"),
+    Option("map", "each address and where its mail goes; alone, or before --layout", values.path, metavar="FILE"),
+    Option("resolver", "code of yours that finds the maildirs", values.any_text, metavar="MODULE:CALLABLE"),
+    Option("users", "with --layout: the addresses there are, one a line", values.path, metavar="FILE"),
     Option("create", "with --layout alone: every address is a user, with a maildir or not yet", default=False),
-    Option("domains", "take mail for these domains only", _any, metavar="NAME,...", is_list=True),
-    Option("recipient-delimiter", "between user and detail; '+' by default, '': none", _any, "+", "CHARS"),
-    Option("postmaster", "who gets mail to postmaster, if nobody else is it", _any, metavar="ADDRESS"),
-    Option("require-mount", "take mail only while a file system is mounted there", _path, metavar="DIR"),
-    Option("durability", "full by default; file, none", _durability, Durability.FULL, "LEVEL"),
-    Option("size-limit", "refuse a larger message; 50M by default, 0: no limit", _size, SIZE_LIMIT, "BYTES"),
-    Option("line-length-limit", "refuse a message with a longer line; none", partial(_size, least=3), None, "BYTES"),
-    Option("max-connections", f"at once; {MAX_CONNECTIONS}", _count, MAX_CONNECTIONS, "N"),
-    Option("max-connections-per-address", "of an IPv4 address or an IPv6 /64; no limit", _count, None, "N"),
-    Option("max-in-flight", f"messages at once; {MAX_IN_FLIGHT}", _count, MAX_IN_FLIGHT, "N"),
-    Option("busy-wait", f"for a place in flight; {BUSY_WAIT_S:g}", _seconds, BUSY_WAIT_S, "S", "busy_wait_s"),
-    Option("max-errors", f"refused commands of a session; {MAX_ERRORS}", _count, MAX_ERRORS, "N"),
+    Option("domains", "take mail for these domains only", values.any_text, metavar="NAME,...", is_list=True),
+    Option("recipient-delimiter", "between user and detail; '+' by default, '': none", values.any_text, "+", "CHARS"),
+    Option("postmaster", "who gets mail to postmaster, if nobody else is it", values.any_text, metavar="ADDRESS"),
+    Option("require-mount", "take mail only while a file system is mounted there", values.path, metavar="DIR"),
+    Option("durability", "full by default; file, none", values.durability, Durability.FULL, "LEVEL"),
+    Option("size-limit", "refuse a larger message; 50M by default, 0: no limit", values.size, SIZE_LIMIT, "BYTES"),
+    Option("line-length-limit", "refuse a longer line; none by default", partial(values.size, least=3), None, "BYTES"),
+    Option("max-connections", f"at once; {MAX_CONNECTIONS}", values.count, MAX_CONNECTIONS, "N"),
+    Option("max-connections-per-address", "of an IPv4 address or an IPv6 /64; no limit", values.count, None, "N"),
+    Option("max-in-flight", f"messages at once; {MAX_IN_FLIGHT}", values.count, MAX_IN_FLIGHT, "N"),
+    Option("busy-wait", f"for a place in flight; {BUSY_WAIT_S:g}", values.seconds, BUSY_WAIT_S, "S", "busy_wait_s"),
+    Option("max-errors", f"refused commands of a session; {MAX_ERRORS}", values.count, MAX_ERRORS, "N"),
     Option("accept-bare-lf", "let a command line end with LF alone, as RFC 5321 forbids", default=False),
-    Option("timeout", f"for a command, or silence; {TIMEOUT_S:g}", _some_seconds, TIMEOUT_S, "S", "timeout_s"),
+    Option("timeout", f"for a command, or silence; {TIMEOUT_S:g}", values.some_seconds, TIMEOUT_S, "S", "timeout_s"),
     Option(
         "message-timeout",
         f"for a message; {MESSAGE_TIMEOUT_S:g}",
-        _some_seconds,
+        values.some_seconds,
         MESSAGE_TIMEOUT_S,
         "S",
         "message_timeout_s",
     ),
-    Option("drain-timeout", f"to finish; {DRAIN_TIMEOUT_S:g}", _seconds, DRAIN_TIMEOUT_S, "S", "drain_timeout_s"),
-    Option("workers", "processes; 1 by default", _count, 1, "N"),
+    Option("drain-timeout", f"to finish; {DRAIN_TIMEOUT_S:g}", values.seconds, DRAIN_TIMEOUT_S, "S", "drain_timeout_s"),
+    Option("workers", "processes; 1 by default", values.count, 1, "N"),
     Option("helper-process", "have another process beside each worker write to the disk", default=False),
-    Option("user", "drop root's privileges for this user's, once it listens", _any, metavar="NAME"),
-    Option("group", "with --user: another group than the user's own", _any, metavar="NAME"),
+    Option("user", "drop root's privileges for this user's, once it listens", values.any_text, metavar="NAME"),
+    Option("group", "with --user: another group than the user's own", values.any_text, metavar="NAME"),
     Option("allow-root", "serve with root's privileges: each maildir's owner owns what is delivered", default=False),
-    Option("tls-cert", "certificate with its chain, in PEM: STARTTLS is offered", _path, metavar="FILE"),
-    Option("tls-key", "its key, in PEM; by default it is in the same file", _path, metavar="FILE"),
+    Option("tls-cert", "certificate with its chain, in PEM: STARTTLS is offered", values.path, metavar="FILE"),
+    Option("tls-key", "its key, in PEM; by default it is in the same file", values.path, metavar="FILE"),
     Option("require-tls", "take mail only after STARTTLS", default=False, of_listener=True),
     Option("implicit-tls", "begin each connection with TLS", default=False, of_listener=True),
     Option(
         "proxy-protocol",
         "from there a PROXY header comes first; unix: from Unix sockets",
-        _network,
+        values.network,
         (),
         "NETWORK,...",
         is_list=True,
@@ -262,29 +156,38 @@ OPTIONS: Final = (
     Option(
         "trusted-peers",
         "take XCLIENT and XFORWARD from there; unix: from Unix sockets",
-        _network,
+        values.network,
         (),
         "NETWORK,...",
         is_list=True,
         of_listener=True,
     ),
-    Option("socket-mode", "of a Unix socket; 0660 by default", _mode, 0o660, "OCTAL", of_listener=True),
-    Option("pidfile", "holds the process id while the daemon runs", _path, metavar="PATH"),
+    Option("socket-mode", "of a Unix socket; 0660 by default", values.mode, 0o660, "OCTAL", of_listener=True),
+    Option("pidfile", "holds the process id while the daemon runs", values.path, metavar="PATH"),
     Option(
-        "metrics", "serve metrics and health at unix:PATH, or a loopback HOST:PORT", _metrics_address, None, "ADDRESS"
+        "metrics",
+        "metrics and health at unix:PATH, or a loopback HOST:PORT",
+        values.metrics_address,
+        None,
+        "ADDRESS",
     ),
-    Option("metrics-mode", "of a Unix socket for metrics; 0660 by default", _mode, 0o660, "OCTAL"),
-    Option("log-level", "info by default; debug, warning, error", _one_of(*LEVELS), "info", "LEVEL"),
-    Option("hostname", "in the greeting and in Received; the system's by default", _hostname, None, "NAME"),
-    Option("ident", "what the greeting says after the host name", _ident, "ESMTP", "TEXT"),
-    Option("newline", "how to store line ends: lf, or keep", _one_of("lf", "keep"), "lf", "POLICY"),
+    Option("metrics-mode", "of a Unix socket for metrics; 0660 by default", values.mode, 0o660, "OCTAL"),
+    Option("log-level", "info by default; debug, warning, error", values.one_of(*LEVELS), "info", "LEVEL"),
+    Option("hostname", "in the greeting and in Received; the system's by default", values.hostname, None, "NAME"),
+    Option("ident", "what the greeting says after the host name", values.ident, "ESMTP", "TEXT"),
+    Option("newline", "how to store line ends: lf, or keep", values.one_of("lf", "keep"), "lf", "POLICY"),
     Option("return-path", "write no Return-Path header", default=True, is_off=True),
     Option("delivered-to", "write no Delivered-To header", default=True, is_off=True),
     Option("original-to", "write an X-Original-To header", default=False),
     Option("received", "write no Received header", default=True, is_off=True),
     Option("per-recipient-headers", "a copy, with these headers, for each of several users", default=False),
     Option(
-        "config", "read options from there, too; those of the command line win", _path, None, "FILE", only_flag=True
+        "config",
+        "read options there; those of the command line win",
+        values.path,
+        None,
+        "FILE",
+        only_flag=True,
     ),
     Option("check-config", "say what is wrong, and serve nothing", default=False, only_flag=True),
 )
@@ -312,31 +215,28 @@ def settings_of(options: argparse.Namespace) -> Settings:
     """Return what *options*, and the file that they name, come to.
 
     ValueError if they make no sense; `ConfigError` if it is the file that does not. OSError if that cannot be read. The
-    system is asked for its name if none is said, which may ask the DNS.
+    system is asked for its name if none is said, which may ask the DNS. Needs aiosmtpd.
     """
+    from maildir_async.smtp.hostname import own_name
+
     said = vars(options)
     path = said.get("config")
     config = read_config(path) if path is not None else Config()
     flags = Source({name: value for name, value in said.items() if name in BY_NAME})
-    values = _values([flags, config.top])
-    hostname = values["hostname"]
-    if hostname is None:
-        try:
-            hostname = _hostname(socket.getfqdn())
-        except ValueError as exc:
-            raise ValueError(f"the system's name is {exc}: --hostname says another") from None
-    listeners = _listeners(said.get("address") or [], flags, config)
-    common = {option.dest: values[option.name] for option in OPTIONS if not option.of_listener}
-    common |= {"hostname": hostname, "listeners": listeners}
+    top = config.top.without("address")
+    found = _values([flags, top])
+    listeners = _listeners(said.get("address") or [], flags, top, config)
+    common = {option.dest: found[option.name] for option in OPTIONS if not option.of_listener}
+    common |= {"hostname": found["hostname"] or own_name(), "listeners": listeners}
     settings = Settings(**{field.name: common[field.name] for field in fields(Settings)})
     try:
         _check(settings)
     except ValueError as exc:
         # The option that the text names may stand in the file.
         named = re.search(r"--([a-z-]+)", str(exc))
-        if named is None or named[1] not in config.top.said or named[1] in flags.said:
+        if named is None or named[1] not in top.said or named[1] in flags.said:
             raise
-        raise config.top.mistake(named[1], exc) from None
+        raise top.mistake(named[1], exc) from None
     return settings
 
 
@@ -356,13 +256,18 @@ def _values(sources: Sequence[Source]) -> dict[str, Any]:
     return {option.name: found.get(option.name, option.default) for option in OPTIONS}
 
 
-def _listeners(addresses: Sequence[str], flags: Source, config: Config) -> tuple[ListenerSettings, ...]:
+def _listeners(addresses: Sequence[str], flags: Source, top: Source, config: Config) -> tuple[ListenerSettings, ...]:
     """Return where mail comes in: at the command line's addresses if it has some, or else at the file's."""
     if addresses:
-        return tuple(_listener(text, [flags, config.top], None) for text in addresses)
-    if not config.listeners:
-        return (_listener(None, [flags, config.top], None),)
+        return tuple(_listener(text, [flags, top], None) for text in addresses)
     found: list[ListenerSettings] = []
+    given = config.top.said.get("address", [])
+    for text in given if isinstance(given, list) else [given]:
+        if not isinstance(text, str):
+            raise config.top.mistake("address", f"an address, or a list of some, is wanted, not {text!r}")
+        found.append(_listener(text, [flags, top], config.top))
+    if not config.listeners and not found:
+        return (_listener(None, [flags, top], None),)
     for source in config.listeners:
         said = dict(source.said)
         address = said.pop("address", None)
@@ -371,19 +276,19 @@ def _listeners(addresses: Sequence[str], flags: Source, config: Config) -> tuple
             raise source.mistake(strange[0], "a listener has no such option")
         if not isinstance(address, str):
             raise source.mistake("address", f"an address is wanted, not {address!r}")
-        found.append(_listener(address, [flags, own, config.top], source))
+        found.append(_listener(address, [flags, own, top], source))
     return tuple(found)
 
 
 def _listener(text: str | None, sources: Sequence[Source], source: Source | None) -> ListenerSettings:
-    values = _values(sources)
+    found = _values(sources)
     try:
         address = None if text is None else parse_listening(text)
     except ValueError as exc:
         raise exc if source is None else source.mistake("address", exc) from None
-    if values["protocol"] is None:
+    if found["protocol"] is None:
         raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
-    own = {option.dest: values[option.name] for option in OPTIONS if option.of_listener}
+    own = {option.dest: found[option.name] for option in OPTIONS if option.of_listener}
     lmtp = own.pop("protocol") == "lmtp"
     return ListenerSettings(address=address, lmtp=lmtp, **own)
 
