@@ -1,6 +1,5 @@
 """What the README says is true: its code runs, its commands are those of CI, its tables agree with the code."""
 
-import argparse
 import ast
 import asyncio
 import errno
@@ -18,7 +17,6 @@ import pytest
 
 import maildir_async
 from maildir_async import AppendError, AppendTask, Delivered, Maildir
-from maildir_async.daemon.options import add_options
 from maildir_async.errors import DEFAULT_SMTP_REPLY, SMTP_REPLIES
 
 ROOT: Final = Path(__file__).parents[1]
@@ -164,14 +162,6 @@ def test_the_options_of_the_command_are_there() -> None:
         )
         options |= set(re.findall(r"(?<![\w-])--[a-z-]+", done.stdout))
     assert {name for name in mentioned if name.startswith("--")} == options - {"--help"}
-
-
-def test_the_options_of_the_daemon_are_there() -> None:
-    """Every option of `serve` is in the README, and the other way round."""
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    options = {name for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", parser.format_help()) if name != "--help"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section("The daemon"))) == options
 
 
 def test_the_delivering_command_shows_the_mail(tmp_path: Path) -> None:

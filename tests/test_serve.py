@@ -136,6 +136,7 @@ def serving(
     what = ["--layout", f"{directory}/mail/{{user}}"] if layout else []
     (directory / "mail").mkdir(exist_ok=True)  # which is the site's to make
     command = [sys.executable, "-m", "maildir_async", "serve", protocol, *where, *what, "--hostname", "mx.example"]
+    command += [] if "--user" in options else ["--allow-root"]
     with open(log, "wb") as stderr:
         process = subprocess.Popen(
             [*command, *options], env=ENVIRONMENT | (environment or {}), stderr=stderr, text=True, **popen
@@ -160,7 +161,7 @@ def mail(directory: Path, user: str) -> list[bytes]:
 def refused(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command line that does not come to serve anything."""
     return subprocess.run(
-        [sys.executable, "-m", "maildir_async", "serve", *arguments],
+        [sys.executable, "-m", "maildir_async", "serve", "--allow-root", *arguments],
         env=environment or ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -482,7 +483,7 @@ def test_systemd(tmp_path: Path) -> None:
         "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )
-    command = [sys.executable, "-c", script, str(listening.fileno()), "-m", "maildir_async", "serve"]
+    command = [sys.executable, "-c", script, str(listening.fileno()), "-m", "maildir_async", "serve", "--allow-root"]
     with open(tmp_path / "log", "wb") as stderr:
         process = subprocess.Popen(
             [*command, "--lmtp", "--layout", f"{tmp_path}/{{user}}", "--create", "--hostname", "mx.example"],
@@ -569,7 +570,7 @@ def test_a_log_that_nobody_reads_stops_no_mail(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     path = tmp_path / "socket"
-    command = [sys.executable, "-m", "maildir_async", "serve", "--lmtp", f"unix:{path}", "--create"]
+    command = [sys.executable, "-m", "maildir_async", "serve", "--allow-root", "--lmtp", f"unix:{path}", "--create"]
     process = subprocess.Popen([*command, "--layout", f"{tmp_path}/{{user}}"], env=ENVIRONMENT, stderr=writer)
     try:
         os.close(writer)

@@ -185,7 +185,7 @@ class Daemon(Started):
             "max-in-flight": max(256, self._workload.in_flight * self.workers),
         }
         given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        return [sys.executable, "-m", "maildir_async", "serve", "--lmtp", f"unix:{self.socket}", *given]
+        return [sys.executable, "-m", "maildir_async", "serve", "--allow-root", "--lmtp", f"unix:{self.socket}", *given]
 
 
 class DovecotLmtp(Dovecot):

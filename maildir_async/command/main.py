@@ -170,6 +170,8 @@ def _serve(arguments: Sequence[str]) -> int:
     except OSError as exc:
         return _failed(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc.strerror}")
     except ValueError as exc:
+        if "check_config" in options:
+            return _failed(os.EX_CONFIG, str(exc))
         parser.error(str(exc))
     if settings.metrics is not None and (missing := _missing("prometheus_client", "metrics")) is not None:
         return missing

@@ -1,6 +1,5 @@
 """What has to be right before the daemon serves, and again before it takes over what has changed. Blocks."""
 
-import os
 from dataclasses import fields
 from typing import Final
 
@@ -9,10 +8,13 @@ from maildir_async.daemon.recipients import Recipients
 from maildir_async.daemon.settings import Settings
 from maildir_async.daemon.tls import Tls
 
-__all__ = ["Parts", "changes", "files_of"]
+__all__ = ["Parts", "changes", "files_of", "option_of"]
 
 #: What a file of options may change at SIGHUP: nothing of it by itself, but those that are only of `serve`'s start.
 _NO_CHANGE: Final = frozenset({"config", "check_config"})
+
+
+_FILES: Final = ("--config", "--users", "--map", "--tls-cert", "--tls-key")
 
 
 class Parts:
@@ -43,10 +45,15 @@ class Parts:
             self.tls.take(context)
 
 
-def files_of(settings: Settings) -> list[str]:
-    """Return the files that are read again at SIGHUP."""
-    paths = (settings.config, settings.users, settings.map, settings.tls_cert, settings.tls_key)
-    return [os.fspath(path) for path in paths if path is not None]
+def files_of(settings: Settings) -> dict[str, str]:
+    """Return the files that are read again at SIGHUP, by their options."""
+    paths = {name: getattr(settings, name.removeprefix("--").replace("-", "_")) for name in _FILES}
+    return {name: path for name, path in paths.items() if path is not None}
+
+
+def option_of(settings: Settings, path: str | None) -> str:
+    """Return the option that names the file at *path*, for the beginning of a text; "" if none does."""
+    return next((f"{name}: " for name, named in files_of(settings).items() if named == path), "")
 
 
 def changes(before: Settings, after: Settings) -> list[str]:

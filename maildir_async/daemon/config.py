@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-__all__ = ["Config", "ConfigError", "Source", "read_config"]
+__all__ = ["Config", "ConfigError", "Source", "placed", "read_config"]
 
 #: The array of tables that says where mail comes in.
 LISTENER: Final = "listener"
@@ -81,6 +81,21 @@ def read_config(path: str) -> Config:
         number, lines = places[index] if index < len(places) else (1, {})
         sources.append(Source(each, path, lines, number))
     return Config(top, tuple(sources))
+
+
+def placed(path: str | None, text: str) -> str:
+    """Return *text*, which names an option as ``--NAME``, with the line of the file at *path* that sets it, if one does.
+
+    Blocks.
+    """
+    named = re.search(r"--([a-z][a-z-]*)", text)
+    if path is None or named is None:
+        return text
+    try:
+        top = read_config(path).top
+    except (OSError, ValueError):
+        return text
+    return f"{top.place(named[1])}: {text}" if named[1] in top.said else text
 
 
 def _with_line(path: str, text: str, message: str) -> str:

@@ -1,14 +1,13 @@
 """The options of ``serve``: one table, from which the command line, the configuration file and `Settings` are made."""
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from maildir_async.daemon import values
-from maildir_async.daemon.config import Config, Source, read_config
+from maildir_async.daemon.config import Config, ConfigError, Source, placed, read_config
 from maildir_async.daemon.settings import ListenerSettings, Settings
 from maildir_async.daemon.sockets import parse_listening
 from maildir_async.format.delivered import Durability
@@ -58,7 +57,7 @@ class Option:
         field: of `Settings` or `ListenerSettings`; by default *name* with underscores.
         is_list: whether there may be several values, separated by commas, or in a list in the file.
         of_listener: whether each listener may have its own.
-        is_off: whether the flag is ``--no-NAME``, and switches off.
+        is_off: whether it is a switch that switches off.
         only_flag: whether it makes no sense in the file.
 
     """
@@ -77,7 +76,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The flag."""
-        return f"--no-{self.name}" if self.is_off else f"--{self.name}"
+        return f"--{self.name}"
 
     @property
     def dest(self) -> str:
@@ -89,7 +88,7 @@ class Option:
         if self.read is None:
             if not isinstance(given, bool):
                 raise ValueError(f"true or false is wanted, not {given!r}")
-            return given
+            return given is not self.is_off
         if self.is_list:
             texts = given if isinstance(given, list) else [given]
             parts = [part.strip() for text in texts for part in _text(text).split(",")]
@@ -106,7 +105,8 @@ def _text(given: object) -> str:
 
 
 OPTIONS: Final = (
-    Option("protocol", "lmtp or smtp", values.one_of("lmtp", "smtp"), metavar="NAME", of_listener=True),
+    Option("lmtp", "speak LMTP: behind Postfix", default=False, of_listener=True),
+    Option("smtp", "speak SMTP", default=False, of_listener=True),
     Option("layout", "such as /var/mail/{domain}/{user}/Maildir", values.path, metavar="TEMPLATE"),
     Option("map", "each address and where its mail goes; alone, or before --layout", values.path, metavar="FILE"),
     Option("resolver", "code of yours that finds the maildirs", values.any_text, metavar="MODULE:CALLABLE"),
@@ -176,10 +176,10 @@ OPTIONS: Final = (
     Option("hostname", "in the greeting and in Received; the system's by default", values.hostname, None, "NAME"),
     Option("ident", "what the greeting says after the host name", values.ident, "ESMTP", "TEXT"),
     Option("newline", "how to store line ends: lf, or keep", values.one_of("lf", "keep"), "lf", "POLICY"),
-    Option("return-path", "write no Return-Path header", default=True, is_off=True),
-    Option("delivered-to", "write no Delivered-To header", default=True, is_off=True),
+    Option("no-return-path", "write no Return-Path header", default=True, field="return_path", is_off=True),
+    Option("no-delivered-to", "write no Delivered-To header", default=True, field="delivered_to", is_off=True),
     Option("original-to", "write an X-Original-To header", default=False),
-    Option("received", "write no Received header", default=True, is_off=True),
+    Option("no-received", "write no Received header", default=True, field="received", is_off=True),
     Option("per-recipient-headers", "a copy, with these headers, for each of several users", default=False),
     Option(
         "config",
@@ -200,12 +200,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = partial(parser.add_argument, default=argparse.SUPPRESS)
     text = "unix:PATH, HOST:PORT, [IPv6]:PORT or systemd:NAME; not needed under a .socket"
     parser.add_argument("address", metavar="ADDRESS", nargs="*", help=text)
-    add("--lmtp", dest="protocol", action="store_const", const="lmtp", help="speak LMTP: behind Postfix")
-    add("--smtp", dest="protocol", action="store_const", const="smtp", help="speak SMTP")
     for option in OPTIONS:
         if option.read is None:
-            action = "store_false" if option.is_off else "store_true"
-            add(option.flag, dest=option.name, action=action, help=option.help)
+            add(option.flag, dest=option.name, action="store_true", help=option.help)
         else:
             kind = "append" if option.is_list else "store"
             add(option.flag, dest=option.name, action=kind, metavar=option.metavar, help=option.help)
@@ -232,11 +229,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     try:
         _check(settings)
     except ValueError as exc:
-        # The option that the text names may stand in the file.
-        named = re.search(r"--([a-z-]+)", str(exc))
-        if named is None or named[1] not in top.said or named[1] in flags.said:
-            raise
-        raise top.mistake(named[1], exc) from None
+        raise (ValueError if path is None else ConfigError)(placed(path, str(exc))) from None
     return settings
 
 
@@ -286,11 +279,19 @@ def _listener(text: str | None, sources: Sequence[Source], source: Source | None
         address = None if text is None else parse_listening(text)
     except ValueError as exc:
         raise exc if source is None else source.mistake("address", exc) from None
-    if found["protocol"] is None:
-        raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
-    own = {option.dest: found[option.name] for option in OPTIONS if option.of_listener}
-    lmtp = own.pop("protocol") == "lmtp"
-    return ListenerSettings(address=address, lmtp=lmtp, **own)
+    own = {option.dest: found[option.name] for option in OPTIONS if option.of_listener and option.name != "smtp"}
+    return ListenerSettings(address=address, **(own | {"lmtp": _speaks_lmtp(text, sources)}))
+
+
+def _speaks_lmtp(text: str | None, sources: Sequence[Source]) -> bool:
+    """Return whether it is LMTP, and not SMTP, in the first of *sources* that says one of the two."""
+    for source in sources:
+        lmtp, smtp = source.said.get("lmtp") is True, source.said.get("smtp") is True
+        if lmtp and smtp:
+            raise source.mistake("smtp", "it goes without --lmtp")
+        if lmtp or smtp:
+            return lmtp
+    raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
 
 
 def _check(settings: Settings) -> None:

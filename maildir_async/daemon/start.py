@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Final
 
 from maildir_async.daemon import sockets
-from maildir_async.daemon.check import Parts, files_of
+from maildir_async.daemon.check import Parts, files_of, option_of
+from maildir_async.daemon.config import placed
 from maildir_async.daemon.descriptors import fitted
 from maildir_async.daemon.locking import InUseError
 from maildir_async.daemon.log import Log
@@ -92,9 +93,10 @@ def _parts(settings: Settings) -> Parts:
         parts = Parts(settings)
         parts.load()
     except OSError as exc:
-        raise DaemonError(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc}") from exc
+        text = f"{option_of(settings, exc.filename)}{exc.filename} cannot be read: {exc.strerror}"
+        raise DaemonError(os.EX_NOINPUT, placed(settings.config, text)) from exc
     except ValueError as exc:
-        raise DaemonError(os.EX_CONFIG, str(exc)) from exc
+        raise DaemonError(os.EX_CONFIG, placed(settings.config, str(exc))) from exc
     return parts
 
 
@@ -118,7 +120,7 @@ def _drop(identity: Identity) -> None:
 
 def _tell_unreadable(settings: Settings, log: Log) -> None:
     """Warn of what could be read as root, and cannot be read again at SIGHUP."""
-    if paths := [path for path in files_of(settings) if not os.access(path, os.R_OK)]:
+    if paths := [path for path in files_of(settings).values() if not os.access(path, os.R_OK)]:
         log.event("warning", "cannot_reload", files=paths, message="SIGHUP cannot read these again without root")
 
 

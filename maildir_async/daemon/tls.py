@@ -48,7 +48,7 @@ class Tls:
             context.load_cert_chain(self._cert, self._key, password=lambda: b"")
         except ssl.SSLError as exc:
             what = "the certificate and the key do not match" if "MISMATCH" in str(exc.reason) else exc
-            raise ValueError(f"{' and '.join(self.paths)}: {what}") from None
+            raise ValueError(f"--tls-cert: {' and '.join(self.paths)}: {what}") from None
         return context
 
     def take(self, context: ssl.SSLContext) -> None:
