@@ -26,7 +26,7 @@ def listeners(tmp_path: Path) -> list[Listener]:
 def accepting(listeners: list[Listener], board: Board, take: Callable[[socket.socket], object]) -> Acceptor:
     """Return who accepts as worker 0, three connections at most."""
 
-    def adopt(connection: socket.socket, _: int | None) -> None:
+    def adopt(connection: socket.socket, _: int | None, __: Listener) -> None:
         take(connection)
 
     return Acceptor(listeners, adopt, board=board, slot=0, max_connections=3, turned_away=lambda: None, log=Log(2))

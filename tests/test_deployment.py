@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from look import until
-from maildir_async.daemon.options import Settings, add_options, settings_of
+from maildir_async.daemon.options import add_options, settings_of
+from maildir_async.daemon.settings import Settings
 from servers.daemon import SERVE, environment
 from servers.mail import digest
 from servers.mailboxes import copy_of
@@ -94,8 +95,9 @@ def test_the_fragments_are_understood(tmp_path: Path) -> None:
         told = run("systemd-analyze", "verify", *units, check=False)  # of whatever else there is, too
         assert [line for line in told.stderr.splitlines() if "maildir-async" in line] == []
     found = settings(arguments())
-    assert (found.lmtp, found.workers, found.layout) == (True, 2, "/var/mail/{domain}/{user}/Maildir")
-    assert found.address is None
+    (listener,) = found.listeners
+    assert (listener.lmtp, found.workers, found.layout) == (True, 2, "/var/mail/{domain}/{user}/Maildir")
+    assert listener.address is None
     if missing:
         pytest.skip(f"NOT TESTED: {', '.join(missing)} (apt-get install postfix dovecot-core systemd)")
 

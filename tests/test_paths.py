@@ -120,11 +120,11 @@ NO_MAILBOXES: Final = [
 @pytest.mark.parametrize("mailbox", MAILBOXES)
 def test_mailboxes(mailbox: str) -> None:
     """Each comes out as it is written, whatever stands around it."""
-    for text in (f"<{mailbox}>", f" \t<{mailbox}>", mailbox):
+    for text in (f"<{mailbox}>", f" \t<{mailbox}>"):
         assert parse_path(text) == (mailbox, "")
+    assert parse_path(mailbox) is None, "without its brackets"
     assert parse_path(f"<@a.example,@b.example:{mailbox}>") == (mailbox, "")
     assert parse_path(f"<{mailbox}> SIZE=1  BODY=7BIT") == (mailbox, "SIZE=1  BODY=7BIT")
-    assert parse_path(f"{mailbox} SIZE=1") == (mailbox, "SIZE=1")
     assert parse_vrfy(f"<{mailbox}>") == parse_vrfy(mailbox) == mailbox
     assert is_recipient(mailbox)
     found = parse_mailbox(mailbox)
@@ -190,7 +190,7 @@ def test_the_null_path_and_postmaster() -> None:
         ("size=1", {"SIZE": "1"}),
         ("SIZE=1  BODY=8bitmime SMTPUTF8", {"SIZE": "1", "BODY": "8bitmime", "SMTPUTF8": None}),
         ("X-Y=<a>", {"X-Y": "<a>"}),
-        ("SIZE=1 size=1", None),
+        ("SIZE=1 size=2", {"SIZE": "2"}),
         ("SIZE=", None),
         ("=", None),
         ("=1", None),
@@ -282,8 +282,8 @@ SENDERS: Final = {
     "FROM:<a@b.example>": "250 2.1.0",
     "from:<a@b.example>": "250 2.1.0",
     "FROM: <a@b.example>": "250 2.1.0",
-    "FROM:a@b.example": "250 2.1.0",
-    "FROM: a@b.example SIZE=1": "250 2.1.0",
+    "FROM:a@b.example": "501 5.1.7",
+    "FROM: a@b.example SIZE=1": "501 5.1.7",
     "FROM:<a@b.example> ": "250 2.1.0",
     "FROM:<>": "250 2.1.0",
     "FROM: <>": "250 2.1.0",
@@ -321,12 +321,12 @@ SENDERS: Final = {
     "FROM:<a@b.example> SIZE=x": "501 5.5.4",
     "FROM:<a@b.example> SIZE=-1": "501 5.5.4",
     "FROM:<a@b.example> SIZE=²": "501 5.5.4",
-    "FROM:<a@b.example> SIZE=1 SIZE=1": "501 5.5.4",
+    "FROM:<a@b.example> SIZE=1 SIZE=1": "250 2.1.0",
     "FROM:<a@b.example> SIZE=99999999999999999999999": "552 5.3.4",
     "FROM:<a@b.example> BODY": "501 5.5.4",
     "FROM:<a@b.example> BODY=BINARYMIME": "501 5.5.4",
     "FROM:<a@b.example> SMTPUTF8=1": "501 5.5.4",
-    "FROM:<a@b.example> SMTPUTF8 smtputf8": "501 5.5.4",
+    "FROM:<a@b.example> SMTPUTF8 smtputf8": "250 2.1.0",
     "FROM:<a@b.example> AUTH=<>": "555 5.5.4",  # it is not announced without TLS
     "FROM:<a@b.example> NOTIFY=NEVER": "555 5.5.4",
     "FROM:<a@b.example> x@y": "501 5.5.4",
@@ -336,7 +336,7 @@ SENDERS: Final = {
 RECIPIENTS: Final = {
     "TO:<a@b.example>": "250 2.1.5",
     "to: \t<a@b.example>": "250 2.1.5",
-    "TO:a@b.example": "250 2.1.5",
+    "TO:a@b.example": "501 5.1.3",
     "TO:<a@b.example.>": "250 2.1.5",
     "TO:<@x.example,@y.example:a@b.example>": "250 2.1.5",
     'TO:<"a b"@c.example>': "250 2.1.5",
@@ -367,7 +367,7 @@ RECIPIENTS: Final = {
 
 async def test_what_mail_is_told() -> None:
     """Each argument of MAIL has its answer, and the session goes on."""
-    async with serving(Scripted(), data_size_limit=1000) as server:
+    async with serving(Scripted(), data_size_limit=1000, max_errors=1000) as server:
         client = await server.connect()
         await client.ask("EHLO me")
         told = {arg: (await client.asks(f"MAIL {arg}", "RSET"))[0] for arg in SENDERS}
@@ -414,7 +414,6 @@ async def test_without_extensions_there_are_no_parameters() -> None:
         ("AUTH=+", "501"),
         ("AUTH=a+2b", "501"),  # RFC 3461 §4: capitals
         ("AUTH=a=b", "501"),
-        ("AUTH=<> AUTH=<>", "501"),
     ],
 )
 async def test_auth_as_a_parameter(value: str, told: str) -> None:
@@ -576,7 +575,7 @@ async def test_an_encoded_word_is_nobody(tmp_path: Path, to: str) -> None:
 @given(st.lists(ANYTHING.filter(lambda octets: not set(octets) & set(b"\r\n")), min_size=1, max_size=12))
 async def test_any_octets_are_answered(args: list[bytes]) -> None:
     """Whatever follows MAIL and RCPT has a reply of its own, and no hook is asked for what is no path."""
-    async with serving(Scripted()) as server:
+    async with serving(Scripted(), max_errors=1000) as server:
         client = await server.connect()
         await client.ask("EHLO me")
         for arg in args:

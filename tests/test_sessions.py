@@ -373,7 +373,7 @@ def test_in_a_stock_controller(tmp_path: Path) -> None:
     controller.start()
     try:
         with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE_S) as client:
-            client.sendmail("a@example.com", ["b@example.com"], "Subject: x\n\n.\n")
+            client.sendmail("a@example.com", ["b@example.com"], "Subject: x\n\n.\n", mail_options=["SIZE=12"])
     finally:
         controller.stop()
     assert contents(tmp_path / "m")["new"] == [b"Subject: x\r\n\r\n.\r\n"]

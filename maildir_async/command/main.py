@@ -163,14 +163,13 @@ def _serve(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if (missing := _missing("aiosmtpd", "smtp")) is not None:
         return missing
+    is_checked = "check-config" in options
     try:
         settings = settings_of(options)
-    except ConfigError as exc:
-        return _failed(os.EX_CONFIG, str(exc))
     except OSError as exc:
-        return _failed(os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc.strerror}")
+        return _failed(os.EX_CONFIG if is_checked else os.EX_NOINPUT, f"{exc.filename} cannot be read: {exc.strerror}")
     except ValueError as exc:
-        if "check_config" in options:
+        if isinstance(exc, ConfigError) or is_checked:
             return _failed(os.EX_CONFIG, str(exc))
         parser.error(str(exc))
     if settings.metrics is not None and (missing := _missing("prometheus_client", "metrics")) is not None:

@@ -84,10 +84,7 @@ def read_config(path: str) -> Config:
 
 
 def placed(path: str | None, text: str) -> str:
-    """Return *text*, which names an option as ``--NAME``, with the line of the file at *path* that sets it, if one does.
-
-    Blocks.
-    """
+    """Return *text*, which names an option as ``--NAME``, behind the place in the file that sets it. Blocks."""
     named = re.search(r"--([a-z][a-z-]*)", text)
     if path is None or named is None:
         return text

@@ -53,7 +53,7 @@ def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Be the daemon until SIGTERM or SIGINT, and return the exit code: 0, or 75 if somebody had to be killed.
 
     With `Settings.check_config`, look whether it could be, and return 0. *reread* gives the settings anew.
-    DaemonError if it cannot start.
+    DaemonError if it cannot start; ValueError if the command line is wrong.
     """
     try:
         parts = _parts(settings)
@@ -91,6 +91,11 @@ def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
 def _parts(settings: Settings) -> Parts:
     try:
         parts = Parts(settings)
+    except ValueError as exc:
+        if settings.config is None and not settings.check_config:
+            raise  # the command line is wrong
+        raise DaemonError(os.EX_CONFIG, placed(settings.config, str(exc))) from exc
+    try:
         parts.load()
     except OSError as exc:
         text = f"{option_of(settings, exc.filename)}{exc.filename} cannot be read: {exc.strerror}"

@@ -68,9 +68,8 @@ class Maildir:
         path: the directory that holds ``tmp``, ``new`` and ``cur``. A relative one is taken from where the process
             stands now. What ``..`` means in it, after a symbolic link, is left to the system.
         create: whether to make it, or what is missing of it, when the first message comes.
-        create_below: a directory that has to be there for that, by its absolute path: only what is below it is made.
-            Where it is missing, or a symbolic link that leads nowhere, the store is away: `NotAMaildirError`.
-        require_mount: a directory that has to be a mount point for that, likewise.
+        create_below: a directory that has to be there for that: only what is below it is made. `NotAMaildirError` else.
+        require_mount: a directory that has to be a mount point for a delivery, likewise.
         durability: what messages survive when `append` returns; `Durability.FULL`, unless told to be weaker.
         commit: the `GroupCommit` to share syncs in; the process's own by default.
         file_mode: permission bits of message files, whatever the umask.

@@ -64,9 +64,6 @@ _USUAL: Final = r"[a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++"
 _PLAIN_MAILBOX: Final = re.compile(_USUAL, re.IGNORECASE | re.ASCII)
 _PLAIN_PATH: Final = re.compile(rf"<({_USUAL})>(?: (.*))?", re.IGNORECASE | re.ASCII)
 
-#: A path without the brackets, which some devices and scripts leave out.
-_BARE: Final = re.compile(rf"({_MAILBOX_OR_NAME})(?: (.*))?")
-
 #: RFC 5321 §4.1.3. General literals have a registered tag; IPv6 is the only one there is, the others name nobody here.
 _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 _GENERAL: Final = re.compile(r"[A-Za-z0-9-]*+(?<=[A-Za-z0-9]):[!-Z^-~]++")
@@ -99,14 +96,13 @@ def parse_path(text: str) -> tuple[str, str] | None:
 
     The path is what stands between the brackets, without a source route, as it is written; "" is the null path.
 
-    Spaces and tabs may come before the path, and the brackets may be missing, as Postfix has it by default
-    (``strict_rfc821_envelopes = no``, postconf(5)): devices and scripts send both. What is in a path does not depend
-    on that.
+    Spaces and tabs may come before the path, which RFC 5321 §3.3 forbids: old clients send them, and what is in a path
+    does not depend on that.
     """
     if (plain := _PLAIN_PATH.fullmatch(text)) is not None and len(text) <= PLAIN_MAX:
         return plain[1], plain[2] or ""
     text = text.lstrip(" \t")
-    found = _PATH.fullmatch(text) if text.startswith("<") else _BARE.fullmatch(text)
+    found = _PATH.fullmatch(text)
     if found is None:
         return None
     address: str = found[1]
@@ -147,9 +143,11 @@ def is_recipient(text: str) -> bool:
 def parse_vrfy(text: str) -> str | None:
     """Return whom VRFY asks for, or None: a mailbox, with brackets or without, or a user's name (RFC 5321 §3.5.1)."""
     text = text.strip(" \t")
-    path = parse_path(text)
-    if path is not None and not path[1]:
-        return path[0] or None
+    if text.startswith("<"):
+        path = parse_path(text)
+        return path[0] or None if path is not None and not path[1] else None
+    if is_recipient(text):
+        return text
     is_name = len(text) <= PATH_MAX and text.isprintable() and _LOCAL.fullmatch(text)
     return text if is_name else None
 
@@ -157,16 +155,16 @@ def parse_vrfy(text: str) -> str | None:
 def parse_parameters(text: str) -> dict[str, str | None] | None:
     """Return the parameters of MAIL or RCPT: keyword in capitals → value as it is written, None where it has none.
 
-    None if they are malformed, or one is there twice.
+    None if they are malformed. Of one that is there twice, as Python's smtplib sends SIZE for those who say it by
+    themselves, the last counts.
     """
     if not _PARAMETERS.fullmatch(text):
         return None
     parameters: dict[str, str | None] = {}
-    words = text.split()
-    for word in words:
+    for word in text.split():
         keyword, _, value = word.partition("=")
         parameters[keyword.upper()] = value or None
-    return parameters if len(parameters) == len(words) else None
+    return parameters
 
 
 def xtext_is_valid(text: str) -> bool:
