@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from .checks import Verdict
 from .dovecot import version
+from .exposed import exposed
 from .hostile import hostile
 from .place import NotStartedError, Place
 from .scenarios import FULL, SHORT, Form, flow
@@ -25,6 +27,8 @@ PROGRAMS: Final = {
     "swaks": "swaks",
     "setpriv": "util-linux",
 }
+
+SCENARIOS: Final = ("flow", "kills", "hostile", "exposed")
 
 #: The summary's figures, for each scenario, in their order.
 TOLD: Final = ("accepted", "delivered", "refused", "bounces", "pairs in order", "seen while arriving")
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, _terminated)  # so that the servers are ended
     form = FULL if options.full else SHORT
-    scenarios = _scenarios(form, options.lmtp)
+    scenarios = _scenarios(form, options.lmtp, options.dovecot_in)
     wrong = 0
     for name in options.only or scenarios:
         began = time.monotonic()
@@ -60,13 +64,14 @@ def _terminated(*_: object) -> None:
     sys.exit("terminated; the servers are ended")
 
 
-def _scenarios(form: Form, server: str) -> dict[str, Callable[[Place], Verdict]]:
+def _scenarios(form: Form, server: str, debian: Path | None) -> dict[str, Callable[[Place], Verdict]]:
     found: dict[str, Callable[[Place], Verdict]] = {
         "flow": lambda place: flow(place, form, _say, server=server, kill=False),
         "kills": lambda place: flow(place, form, _say, server=server, kill=True),
     }
     if server == "ours":
         found["hostile"] = lambda place: hostile(place, _say)
+        found["exposed"] = lambda place: exposed(place, _say, debian)
     return found
 
 
@@ -105,9 +110,12 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.servers", description=__doc__)
     parser.add_argument("--full", action="store_true", help="2,000 messages of up to 20 MiB in each flow, 25 kills")
-    parser.add_argument("--only", action="append", choices=["flow", "kills", "hostile"], help="may be repeated")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, help="may be repeated")
     parser.add_argument(
         "--lmtp", default="ours", choices=["ours", "dovecot"], help="Dovecot's own, to see that the rig is right"
+    )
+    parser.add_argument(
+        "--dovecot-in", metavar="ROOT", type=Path, help="root of a Debian 13, whose Dovecot 2.4 is to read too"
     )
     parser.add_argument("--keep", action="store_true", help="leave the directory with logs and mail")
     return parser

@@ -139,7 +139,7 @@ class Bench:
         self.root = place.directory(f"mail-{name}-{protocol}", NOBODY, 0o700)
         disk = place.directory(f"{self.root.name}/{CRAMPED.partition('@')[2]}", NOBODY) if small_disk else None
         users = None if standing else {USER, OTHER}
-        more = ("--max-connections", "1100")
+        more = ("--max-connections", "1100", "--max-errors", "1000")
         self.daemon = Daemon(place, self.root, users, *more, protocol=protocol, name=name, size_limit=LIMIT, disk=disk)
         self.root = self.daemon.seen(self.root)
         self.faults: list[str] = []

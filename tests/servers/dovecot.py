@@ -1,12 +1,15 @@
-"""A private Dovecot: IMAP on loopback for maildirs that others deliver to; LMTP too, to try the rig with."""
+"""A private Dovecot: IMAP on loopback for maildirs that others deliver to; LMTP too, to try the rig with.
+
+That of this system, whose configuration is in the language of 2.3, or 2.4 out of another Debian's root directory.
+"""
 
 import imaplib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from .place import NOBODY, Place, run
+from .place import NOBODY, Place, run, within
 
 PORT: Final = 1143
 
@@ -64,6 +67,49 @@ service auth {{
 }}
 """
 
+CONFIGURATION_2_4: Final = """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+base_dir = {home}/run
+state_dir = {home}/state
+log_path = {home}/log
+first_valid_uid = 1
+protocols = imap
+listen = {address}
+ssl = no
+auth_allow_cleartext = yes
+auth_username_format = %{{user | lower}}
+mail_driver = maildir
+mail_path = {root}/%{{user | domain | lower}}/%{{user | username | lower}}/Maildir
+mail_max_userip_connections = 100
+passdb passwd-file {{
+  passwd_file_path = {home}/users
+  default_password_scheme = PLAIN
+}}
+userdb passwd-file {{
+  passwd_file_path = {home}/users
+  fields {{
+    uid:default = {uid}
+    gid:default = {uid}
+    home:default = {home}/homes/%{{user | lower}}
+  }}
+}}
+service imap-login {{
+  process_min_avail = 0
+  restart_request_count = unlimited
+  client_limit = 1000
+  inet_listener imap {{
+    port = {port}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+"""
+
 #: What Dovecot says that is no complaint.
 _CALM: Final = (": Info: ", ": Debug: ")
 
@@ -75,19 +121,36 @@ class Dovecot:
         place: where to run.
         root: the mailbox of user@domain is ROOT/domain/user/Maildir.
         users: who may log in.
+        owners: the uid and gid of those whose mail is not nobody's.
+        debian: root directory of another Debian, with Dovecot 2.4, to run that one.
 
     """
 
-    def __init__(self, place: Place, root: Path, users: Iterable[str]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        root: Path,
+        users: Iterable[str],
+        *,
+        owners: Mapping[str, int] | None = None,
+        debian: Path | None = None,
+    ) -> None:
         self._host = place.address
-        home = place.directory("dovecot")
-        place.directory("dovecot/homes", NOBODY)
-        (home / "users").write_text("".join(f"{user}:{PASSWORD}::::::\n" for user in users))
-        configuration = CONFIGURATION.format(home=home, root=root, address=place.address, port=PORT, uid=NOBODY)
-        (home / "dovecot.conf").write_text(configuration)
+        name = "dovecot" if debian is None else "dovecot-2.4"
+        home = place.directory(name)
+        place.directory(f"{name}/homes", NOBODY, 0o777)
+        ids = {user: f"{uid}:{uid}" for user, uid in (owners or {}).items()}
+        (home / "users").write_text("".join(f"{user}:{PASSWORD}:{ids.get(user, ':')}::::\n" for user in users))
+        configuration = CONFIGURATION if debian is None else CONFIGURATION_2_4
+        (home / "dovecot.conf").write_text(
+            configuration.format(home=home, root=root, address=place.address, port=PORT, uid=NOBODY)
+        )
         self._log = home / "log"
         self.lmtp = home / "run/lmtp"
-        self.server = place.start("dovecot", ["dovecot", "-F", "-c", home / "dovecot.conf"], {"TZ": "UTC"})
+        command = ["dovecot", "-F", "-c", str(home / "dovecot.conf")]
+        if debian is not None:
+            command = within(debian, place.path, command)
+        self.server = place.start(name, command, {"TZ": "UTC"})
         self.server.wait_for(self._answers, "does it take connections")
 
     def _answers(self) -> bool:

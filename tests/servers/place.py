@@ -176,6 +176,16 @@ def with_disk(path: Path, size: str, command: Sequence[str]) -> list[str]:
     return ["unshare", "--mount", "--", "sh", "-c", script, options, str(path), *command]
 
 
+def within(debian: Path, place: Path, command: Sequence[str]) -> list[str]:
+    """Return what runs *command*, in the same process, in another Debian's root directory, where *place* is too.
+
+    What is mounted for that is in a mount namespace of that process.
+    """
+    script = 'mkdir -p "$0$1" && mount --bind "$1" "$0$1" && mount -t proc proc "$0/proc" && root=$0 && shift && '
+    script += 'exec chroot "$root" "$@"'
+    return ["unshare", "--mount", "--", "sh", "-c", script, str(debian), str(place), *command]
+
+
 def can_mount(path: Path) -> bool:
     """Return whether `with_disk` works here. There are containers whose root may not mount anything."""
     return (
