@@ -254,11 +254,11 @@ WAYS: Final[dict[str, Callable[[Maildir], Awaitable[object]]]] = {
     "index": lambda box: box.index(),
 }
 
-#: What has to do with what: cur/ is looked at once, and otherwise for messages with flags.
+#: What has to do with what: cur/ is looked at once, before a message comes, and otherwise for messages with flags.
 CONCERNS: Final[dict[str, list[str]]] = {
     "new": [way for way in WAYS if way not in ("clean_tmp", "append with flags")],
     "tmp": list(WAYS),
-    "cur": ["append with flags", "create", "index"],
+    "cur": ["append with flags", "create", "check_room", "index"],
     "": list(WAYS),
     "..": list(WAYS),
 }

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from maildir_async.daemon.locking import InUseError
 from maildir_async.daemon.notify import READY, notify, reloading
 from maildir_async.daemon.sockets import (
-    InUseError,
     Listener,
     TcpAddress,
     UnixAddress,

@@ -91,14 +91,6 @@ async def test_a_store_that_is_away_makes_nobody_unknown(tmp_path: Path, make: C
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look anywhere")
-async def test_a_directory_that_is_closed_makes_nobody_unknown(tmp_path: Path) -> None:
-    """A permission may heal."""
-    (tmp_path / "alice").mkdir(mode=0)
-    with pytest.raises(PermissionError):
-        await Layout(f"{tmp_path}/{{user}}/Maildir")("alice@example.com")
-
-
 @pytest.mark.parametrize("number", ["EIO", "ESTALE", "ENOTCONN", "ENAMETOOLONG", "EACCES"])
 def test_what_the_system_says_makes_nobody_unknown(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
     """A stale mount, a server that has gone, a disk that cannot be read."""

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from maildir_async import Maildir
+from maildir_async import AppendError, Maildir
 from maildir_async.smtp import Layout, Receipt, StreamingSMTP
 from maildir_async.testing import Fault, FaultDisk
 from support import contents, forked, some
@@ -319,3 +319,33 @@ def test_one_of_two_maildirs_is_closed(
     assert (found["tmp"], found["swept"]) == (["bob"] * left, left)
     assert found["carol"]
     assert found["bob"]
+
+
+def test_a_closed_directory_is_told_before_a_message_comes(ground: Path) -> None:
+    """Where a maildir would have to be made in a directory that may not be written to, `check_room` sees it."""
+
+    def job() -> int | None:
+        (ground / "root").mkdir(mode=0o500)
+        try:
+            asyncio.run(Maildir(ground / "root" / "user").check_room())
+        except AppendError as exc:
+            return exc.errno
+        return None
+
+    assert as_nobody(job) == errno.EACCES
+
+
+def test_a_closed_directory_makes_nobody_unknown(ground: Path) -> None:
+    """A permission may heal: a layout that may not look raises, and does not say that there is no such user."""
+
+    async def look() -> str | None:
+        return await Layout(f"{ground}/{{user}}/Maildir")("alice@example.com")
+
+    def job() -> str:
+        (ground / "alice").mkdir(mode=0)
+        try:
+            return f"found {asyncio.run(look())}"
+        except PermissionError:
+            return "may not look"
+
+    assert as_nobody(job) == "may not look"

@@ -343,7 +343,11 @@ def assert_stored(delivered: Delivered, message: bytes) -> None:
     assert delivered.path.endswith(f",S={len(message)},W={wire_size(message)}")
 
 
-@pytest.mark.parametrize("way", [appended, pulled, pushed], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way",
+    [appended, *(pytest.param(way, marks=pytest.mark.heavy) for way in (pulled, pushed))],
+    ids=lambda way: way.__name__,
+)
 @pytest.mark.parametrize("kind", list(KINDS))
 async def test_every_kind_in_every_chunking(tmp_path: Path, kind: str, way: Way) -> None:
     """Each kind of message, however it is cut, is stored byte for byte, with the right sizes, and is not closed."""

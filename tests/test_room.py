@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from maildir_async import AppendError, GroupCommit, Maildir, MaildirError, NotAMaildirError
+from maildir_async import GroupCommit, Maildir, MaildirError, NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
 from support import contents, tree
 
@@ -136,15 +136,6 @@ async def test_what_may_not_be_made_is_told(tmp_path: Path, make: Callable[[Path
     box = tmp_path / "root" / "user" / "Maildir"
     make(box)
     assert isinstance(await told(Maildir(box, create=False).check_room()), NotAMaildirError)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_a_directory_that_is_closed_is_told(tmp_path: Path) -> None:
-    """Where a maildir would have to be made in a directory that may not be written to, that is seen."""
-    (tmp_path / "root").mkdir(mode=0o500)
-    asked = await told(Maildir(tmp_path / "root" / "user").check_room())
-    assert isinstance(asked, AppendError)
-    assert asked.errno == errno.EACCES
 
 
 async def test_a_full_disk_is_told_where_all_is_missing(tmp_path: Path) -> None:

@@ -64,9 +64,10 @@ def read_config(path: str) -> Config:
         octets = file.read()
     try:
         text = octets.decode().removeprefix("\ufeff")
-        said = tomllib.loads(text)
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}, line {octets.count(10, 0, exc.start) + 1}: not UTF-8") from None
+    try:
+        said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(_with_line(path, text, str(exc))) from None
     tables = _lines(text)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from maildir_async.daemon import values
 from maildir_async.daemon.config import Config, ConfigError, Source, placed, read_config
@@ -90,10 +90,13 @@ class Option:
                 raise ValueError(f"true or false is wanted, not {given!r}")
             return given is not self.is_off
         if self.is_list:
-            texts = given if isinstance(given, list) else [given]
-            parts = [part.strip() for text in texts for part in _text(text).split(",")]
+            parts = [part.strip() for text in _items(given) for part in _text(text).split(",")]
             return tuple(self.read(part) for part in parts if part)
         return self.read(_text(given))
+
+
+def _items(given: object) -> list[object]:
+    return cast("list[object]", given) if isinstance(given, list) else [given]
 
 
 def _text(given: object) -> str:
@@ -254,8 +257,7 @@ def _listeners(addresses: Sequence[str], flags: Source, top: Source, config: Con
     if addresses:
         return tuple(_listener(text, [flags, top], None) for text in addresses)
     found: list[ListenerSettings] = []
-    given = config.top.said.get("address", [])
-    for text in given if isinstance(given, list) else [given]:
+    for text in _items(config.top.said.get("address", [])):
         if not isinstance(text, str):
             raise config.top.mistake("address", f"an address, or a list of some, is wanted, not {text!r}")
         found.append(_listener(text, [flags, top], config.top))
@@ -279,8 +281,10 @@ def _listener(text: str | None, sources: Sequence[Source], source: Source | None
         address = None if text is None else parse_listening(text)
     except ValueError as exc:
         raise exc if source is None else source.mistake("address", exc) from None
-    own = {option.dest: found[option.name] for option in OPTIONS if option.of_listener and option.name != "smtp"}
-    return ListenerSettings(address=address, **(own | {"lmtp": _speaks_lmtp(text, sources)}))
+    own: dict[str, Any] = {option.dest: found[option.name] for option in OPTIONS if option.of_listener}
+    own["lmtp"] = _speaks_lmtp(text, sources)
+    del own["smtp"]
+    return ListenerSettings(address=address, **own)
 
 
 def _speaks_lmtp(text: str | None, sources: Sequence[Source]) -> bool:
