@@ -70,7 +70,7 @@ def _application(metrics: "WSGIApplication", board: Board) -> "WSGIApplication":
             return answer(environ, start_response)
         told: list[Any] = []
         environ["REQUEST_METHOD"] = "GET"
-        body = b"".join(answer(environ, lambda *status_and_headers: told.extend(status_and_headers)))  # type: ignore[arg-type]
+        body = b"".join(answer(environ, lambda *status_and_headers: told.extend(status_and_headers)))  # type: ignore[arg-type]  # WSGI's type wants a write() that nobody calls
         headers = [(name, value) for name, value in told[1] if name.lower() != "content-length"]
         start_response(told[0], [*headers, ("Content-Length", str(len(body)))])
         return []

@@ -74,4 +74,4 @@ class NamedResolver:
         for path in paths:
             if not os.path.isabs(path):
                 raise ValueError(f"{self._name} has returned {path!r}, which is no absolute path")
-        return found  # type: ignore[no-any-return]
+        return found  # type: ignore[no-any-return]  # the finder looks at it

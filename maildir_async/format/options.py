@@ -168,7 +168,7 @@ def _microseconds(received_at: datetime | float) -> int:
     kind = type(received_at)
     if not isinstance(received_at, bool):
         if hasattr(kind, "__index__"):
-            return operator.index(received_at) * 1_000_000  # type: ignore[arg-type, unused-ignore]
+            return operator.index(received_at) * 1_000_000  # type: ignore[arg-type, unused-ignore]  # it has one
         if hasattr(kind, "__float__"):
             seconds = float(received_at)
             # A float of today's seconds holds microseconds, not nanoseconds.
