@@ -451,7 +451,7 @@ def test_every_call_fails(tmp_path: Path, message: str, number: int) -> None:
                 break
 
 
-@pytest.mark.parametrize("message", list(KINDS))
+@pytest.mark.parametrize("message", ["bytes", pytest.param("stream", marks=pytest.mark.heavy)])
 def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
     """A cancelled call leaves each maildir with the whole message or none, and nothing acts afterwards."""
     make, content = KINDS[message]
@@ -492,7 +492,7 @@ def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
     ("message", "number", "by_scope"),
     [
         pytest.param("stream", None, False, id="stream-native"),
-        pytest.param("bytes", errno.EXDEV, True, id="bytes-copied-anyio"),
+        pytest.param("bytes", errno.EXDEV, True, id="bytes-copied-anyio", marks=pytest.mark.heavy),
         pytest.param("bytes", None, False, id="bytes-native", marks=pytest.mark.heavy),
         pytest.param("stream", errno.EXDEV, True, id="stream-copied-anyio", marks=pytest.mark.heavy),
     ],

@@ -111,7 +111,7 @@ async def _fails(root: Path, kind: str, fault: Fault, level: Durability, *, sync
 
 @pytest.mark.parametrize(("level", "syncfs"), some(LEVELS, len(LEVELS)))
 @pytest.mark.parametrize("number", some(ERRNOS, len(ERRNOS)), ids=errno.errorcode.get)
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [pytest.param("bytes", marks=pytest.mark.heavy), "stream"])
 def test_told_once_stored_once_whatever_fails(
     tmp_path: Path, kind: str, number: int, level: Durability, syncfs: bool
 ) -> None:

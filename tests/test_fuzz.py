@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzz import bdat, data, paths, session
+from fuzz import bdat, data, paths, proxy, session, xclient
 from support import reproducible
 
-TARGETS: Final = [bdat.target, data.target, paths.target]
+TARGETS: Final = [bdat.target, data.target, paths.target, proxy.target, xclient.target]
 
 #: What an input is put together from.
 PIECES: Final = [
@@ -32,11 +32,14 @@ PIECES: Final = [
     b"=",
     b" ",
     b"N",
+    b"PROXY TCP4 ",
+    b"ADDR=",
+    b"+3",
 ]
 INPUTS: Final = st.lists(st.sampled_from(PIECES) | st.binary(max_size=3), max_size=30).map(b"".join)
 
 
-@pytest.fixture(params=TARGETS, ids=["bdat", "data", "paths"])
+@pytest.fixture(params=TARGETS, ids=["bdat", "data", "paths", "proxy", "xclient"])
 def target(request: pytest.FixtureRequest) -> Iterator[Callable[[bytes], None]]:
     session._runner = asyncio.Runner()
     yield request.param

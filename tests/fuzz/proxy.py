@@ -2,10 +2,11 @@
 
 from contextlib import suppress
 
-from maildir_async.smtp.proxied import ProxyHeaderError, parse_proxy
+from maildir_async.smtp.proxied import SIGNATURE, ProxyHeaderError, parse_proxy
 
 
-def one_input(data: bytes) -> None:
-    """Whatever *data* is, it is a PROXY header or a ProxyHeaderError."""
-    with suppress(ProxyHeaderError):
-        parse_proxy(data)
+def target(data: bytes) -> None:
+    """Whatever *data* is, by itself or behind the beginning of a header, it is one or a ProxyHeaderError."""
+    for head in (b"", b"PROXY ", SIGNATURE, SIGNATURE + b"\x21"):
+        with suppress(ProxyHeaderError):
+            parse_proxy(head + data)

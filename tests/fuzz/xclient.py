@@ -5,7 +5,7 @@ from contextlib import suppress
 from maildir_async.smtp.proxied import ATTRIBUTE_NAMES, AttributeSyntaxError, parse_attributes
 
 
-def one_input(data: bytes) -> None:
+def target(data: bytes) -> None:
     """Whatever *data* is, it is attributes that a header can hold, or an AttributeSyntaxError."""
     for command in ATTRIBUTE_NAMES:
         with suppress(AttributeSyntaxError):
