@@ -100,12 +100,12 @@ class Keeper:
 
 
 class Recorded(StreamingSMTP):
-    """Remembers the command lines that it has read."""
+    """Remembers the command lines that it has read, those among them that are refused."""
 
     lines: list[bytes]
 
-    async def _next_line(self) -> bytes:
-        line = await super()._next_line()
+    async def _read_line(self) -> bytes:
+        line = await super()._read_line()
         self.lines.append(line)
         return line
 
@@ -132,7 +132,10 @@ def converse(handler: Keeper, stream: bytes, lengths: Iterable[int] = ()) -> tup
 
 
 async def _converse(handler: Keeper, stream: bytes, lengths: Iterable[int]) -> tuple[bytes, list[bytes]]:
-    session, transport = Recorded(handler, hostname="mx.example", loop=asyncio.get_running_loop()), Transport()
+    session, transport = (
+        Recorded(handler, max_errors=10**6, hostname="mx.example", loop=asyncio.get_running_loop()),
+        Transport(),
+    )
     session.lines = []
     session.connection_made(transport)
     for chunk in _chunks(stream, lengths):
