@@ -119,3 +119,21 @@ def test_users_are_checked_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     """A file of users that cannot be read is a mistake."""
     assert check(tmp_path / "c", GOOD + f'users = "{tmp_path}/nowhere"\n') == os.EX_CONFIG
     assert "nowhere cannot be read" in capfd.readouterr().err
+
+
+def test_each_listener_has_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a table leaves out comes from above, flags win, and what is no listener's is told with its line."""
+    text = (
+        'layout = "/mail/{user}"\nhostname = "mx.example"\ntrusted-peers = ["10.0.0.0/8"]\n'
+        '[[listener]]\naddress = "unix:/s"\nlmtp = true\ntrusted-peers = ["unix"]\n'
+        '[[listener]]\naddress = "systemd:smtp"\nsmtp = true\n'
+    )
+    found = settings(tmp_path / "c", text, "--socket-mode", "0600").listeners
+    assert [(str(each.address), each.lmtp, each.trusted_peers, each.socket_mode) for each in found] == [
+        ("unix:/s", True, ("unix",), 0o600),
+        ("systemd:smtp", False, ("10.0.0.0/8",), 0o600),
+    ]
+    (listener,) = settings(tmp_path / "c", text, "--smtp", "[::1]:25").listeners
+    assert (str(listener.address), listener.lmtp) == ("[::1]:25", False)
+    assert check(tmp_path / "c", text + "workers = 2\n") == os.EX_CONFIG
+    assert f"{tmp_path / 'c'}, line 11: workers: a listener has no such option" in capfd.readouterr().err

@@ -156,3 +156,17 @@ def test_nobody_is_postmaster_and_nothing_is_mounted(tmp_path: Path) -> None:
         assert [reply[:3] for reply in told[1:]] == ["451"] * 3
         assert "is not a mount point" in daemon.wait_for("deferred")["error"]
     assert os.listdir(tmp_path / "mail") == []
+
+
+def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:
+    """At SIGHUP the file of options is looked at again: a mistake is told, and what has changed is named."""
+    path = tmp_path / "serve.toml"
+    path.write_text("max-errors = 5\n")
+    with serving(tmp_path, "--create", "--config", str(path)) as daemon:
+        daemon.wait_for("ready")
+        path.write_text("max-errors = 0\n")
+        daemon.signal(signal.SIGHUP)
+        assert f"{path}, line 1: max-errors" in daemon.wait_for("reload_failed")["error"]
+        path.write_text("max-errors = 6\n")
+        daemon.signal(signal.SIGHUP)
+        assert daemon.wait_for("restart_needed")["options"] == ["max_errors"]
