@@ -145,8 +145,9 @@ def _listen(
         beside = [own.address for own in settings.listeners if isinstance(own.address, TcpAddress)]
         for number, own in enumerate(settings.listeners):
             address = own.address
-            # Under systemd its sockets count, and no address that the command line may have for other times.
-            if isinstance(own.address, PassedAddress) or own.address is None or (passed and len(beside) <= 1):
+            # Under systemd its sockets are the only listener's, whatever address that may have for other times.
+            is_only = passed and len(settings.listeners) == 1
+            if isinstance(own.address, PassedAddress) or own.address is None or is_only:
                 name = own.address.name if isinstance(own.address, PassedAddress) else None
                 found = [each for each in passed if name is None or each.name == name]
                 if not found and name is not None:
