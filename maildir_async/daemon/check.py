@@ -10,10 +10,10 @@ from maildir_async.daemon.tls import Tls
 
 __all__ = ["Parts", "changes", "files_of", "option_of"]
 
-#: What a file of options may change at SIGHUP: nothing of it by itself, but those that are only of `serve`'s start.
+#: What says where options are, and is none of the daemon's.
 _NO_CHANGE: Final = frozenset({"config", "check_config"})
 
-
+#: The options that name a file which is read again.
 _FILES: Final = ("--config", "--users", "--map", "--tls-cert", "--tls-key")
 
 
