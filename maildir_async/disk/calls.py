@@ -34,7 +34,22 @@ class Disk(Protocol):
         """Create a file that does not exist, open it for reading and writing, and return its descriptor."""
         ...
 
+    def open_file(self, path: str, *, append: bool = False) -> int:
+        """Open a regular file that exists, for reading, or for reading and for appending to; return its descriptor.
+
+        A symbolic link in the last component is not followed: OSError, with ELOOP. What is no regular file is EINVAL.
+        """
+        ...
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Return at most *size* bytes from *offset* on; less than that at the end of the file, or before."""
+        ...
+
     def chmod(self, fd: int, mode: int) -> None: ...
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        """Give a file to a user and a group; -1 leaves the one or the other."""
+        ...
 
     def duplicate(self, fd: int) -> int:
         """Return another descriptor of the same open file."""

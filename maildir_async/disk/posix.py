@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Generator
 from typing import Any, BinaryIO, Final
@@ -31,6 +32,9 @@ if sys.platform == "darwin":
 __all__ = ["PosixDisk", "syncfs_tells_errors"]
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a FIFO in the file's place holds nobody up.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 #: What os.fsencode does, which is three calls more.
@@ -63,8 +67,21 @@ class PosixDisk:
             return create_as(_owners.get(directory), path, mode, directory)
         return os.open(path, _CREATE, mode, dir_fd=directory)
 
+    def open_file(self, path: str, *, append: bool = False) -> int:
+        if _is_guarded(path):
+            with parent_of(path) as (where, name):
+                fd = os.open(name, _APPEND if append else _READ, dir_fd=where.fd)
+                return _regular(fd, path, where.owner)
+        return _regular(os.open(path, _APPEND if append else _READ), path, None)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
     def chmod(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        os.fchown(fd, uid, gid)
 
     def duplicate(self, fd: int) -> int:
         return os.dup(fd)
@@ -227,6 +244,20 @@ class PosixDisk:
             os.stat(path)  # which says so if it is not there
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return _room(os.statvfs(path))
+
+
+def _regular(fd: int, path: str, owner: Owner) -> int:
+    """Return *fd* if it is of a regular file, and not of one that *owner*, in whose directory it lies, has linked."""
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        if owner is not None and found.st_uid != owner[0] and (found.st_uid or found.st_nlink > 1):
+            raise not_trusted(path, f"belongs to uid {found.st_uid} and lies in a directory of uid {owner[0]}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _room(found: os.statvfs_result) -> int:

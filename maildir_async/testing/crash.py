@@ -115,6 +115,21 @@ class CrashDisk:
             inode = parent.entries[name] = _Inode(next(self._numbers), stat.S_IFREG | mode)
             return self._descriptor(inode)
 
+    def open_file(self, path: str, *, append: bool = False) -> int:
+        with self._lock:
+            inode = self._get(path)
+            if inode.is_directory:
+                raise _error(errno.EISDIR if append else errno.EINVAL, path)
+            return self._descriptor(inode)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        with self._lock:
+            return self._open[fd].data[offset : offset + size]
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        with self._changing():
+            pass
+
     def room(self, path: str) -> int:
         with self._lock:
             if self._find(path) is None:

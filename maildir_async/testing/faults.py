@@ -95,6 +95,15 @@ class FaultDisk:
         whole = str(self._path(path, directory))
         return self._call("create", whole, lambda: self._opened(self._disk.create(path, mode, directory), whole))
 
+    def open_file(self, path: str, *, append: bool = False) -> int:
+        return self._call("open_file", path, lambda: self._opened(self._disk.open_file(path, append=append), path))
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return self._call("read", fd, lambda: self._disk.read(fd, size, offset))
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        self._call("chown", fd, lambda: self._disk.chown(fd, uid, gid))
+
     def room(self, path: str) -> int:
         return self._call("room", path, lambda: self._disk.room(path))
 
