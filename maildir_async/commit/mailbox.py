@@ -52,6 +52,7 @@ class Mailbox:
         directories: where it is.
         names: where file names come from.
         mode: permission bits of message files.
+        folder: its name where it is a folder, as a person writes it; None for the maildir itself.
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
         in_flight: whole messages that are not settled.
@@ -62,13 +63,14 @@ class Mailbox:
 
     __slots__ = (
         *("__weakref__", "_drained", "_lock", "bytes_stored", "closed", "delivered", "directories", "failed"),
-        *("in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
+        *("folder", "in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
     )
 
-    def __init__(self, directories: Directories, names: UniqueNames, mode: int) -> None:
+    def __init__(self, directories: Directories, names: UniqueNames, mode: int, *, folder: str | None = None) -> None:
         self.directories = directories
         self.names = names
         self.mode = mode
+        self.folder = folder
         self.listeners: weakref.WeakSet[Listener] | None = None
         self.closed = False
         self.delivered = self.uncertain = self.failed = self.bytes_stored = 0
