@@ -6,6 +6,7 @@
     ├── NotAMaildirError              the path is not a maildir, and may not be made one; nothing was written
     └── AppendError                   new/ and cur/ are unchanged, tmp/ is empty
         ├── BusyError                 the queue is full and the caller asked not to wait
+        ├── KeywordsFullError         the folder has 26 keywords, and these are others; a ValueError too
         ├── MessageTooLargeError      the message passed its size limit
         └── UncertainAppendError      the message IS visible; a power cut may still lose it
 """
@@ -18,6 +19,7 @@ __all__ = [
     "SMTP_REPLIES",
     "AppendError",
     "BusyError",
+    "KeywordsFullError",
     "MaildirError",
     "MessageTooLargeError",
     "NotAMaildirError",
@@ -27,6 +29,7 @@ __all__ = [
     "append_error",
     "busy_error",
     "closed_error",
+    "keywords_full_error",
     "too_large_error",
 ]
 
@@ -141,6 +144,12 @@ class BusyError(AppendError):
     _smtp_reply = "451 4.3.2 System busy, try again later"
 
 
+class KeywordsFullError(AppendError, ValueError):
+    """The folder has 26 keywords already, all that there are letters for, and the message has another."""
+
+    _smtp_reply = "554 5.3.0 Message cannot be stored with these keywords"
+
+
 class MessageTooLargeError(AppendError):
     """The message is larger than its ``size_limit`` (bytes as given, without the prefix)."""
 
@@ -170,6 +179,12 @@ def busy_error() -> BusyError:
 def closed_error(path: str) -> MaildirError:
     """Return what a delivery fails with to the maildir at *path*, which has been closed."""
     return MaildirError(f"{path} has been closed", errno=_errno.ESHUTDOWN, stage="queue")
+
+
+def keywords_full_error(path: str, keyword: str) -> KeywordsFullError:
+    """Return what a delivery to *path* fails with whose *keyword* there is no letter for."""
+    text = f"{path}: all letters for keywords are taken by others than {keyword!r}"
+    return KeywordsFullError(text, errno=_errno.ENOSPC, stage="create")
 
 
 def too_large_error(size_limit: int) -> MessageTooLargeError:

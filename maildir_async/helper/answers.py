@@ -6,6 +6,7 @@ from typing import Any, Final
 from maildir_async.errors import (
     AppendError,
     BusyError,
+    KeywordsFullError,
     MaildirError,
     MessageTooLargeError,
     NotAMaildirError,
@@ -17,7 +18,11 @@ from maildir_async.format.delivered import Delivered, Durability
 __all__ = ["delivered_from", "delivered_to", "error_from", "error_to"]
 
 _ERRORS: Final[dict[str, type[MaildirError]]] = {
-    error.__name__: error for error in (MaildirError, NotAMaildirError, AppendError, BusyError, MessageTooLargeError)
+    error.__name__: error
+    for error in (
+        *(MaildirError, NotAMaildirError, AppendError, BusyError),
+        *(KeywordsFullError, MessageTooLargeError),
+    )
 }
 
 
