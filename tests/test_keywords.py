@@ -406,8 +406,10 @@ def test_a_child_does_not_inherit_a_lock_in_use(tmp_path: Path) -> None:
             except BlockingIOError as exc:
                 return str(exc.strerror)
 
-        assert forked(child) == ["another has the lock"]
-        gate.open()
+        try:
+            assert forked(child) == ["dovecot-uidlist.lock: another has the lock"]
+        finally:
+            gate.open()
         assert adding.result() == "a"
 
 

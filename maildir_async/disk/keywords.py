@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from maildir_async.disk.calls import UNSUPPORTED, write_all
 from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.dotlock import Dotlock, Waiting, take
-from maildir_async.errors import keywords_full_error
+from maildir_async.errors import NotTrustedError, keywords_full_error
 from maildir_async.format.keywords import MOST, format_keywords, key, parse_keywords
 
 __all__ = ["Keywords"]
@@ -70,9 +70,16 @@ class Keywords:
         is no folder; and OSError as the system does, for a file that is a symbolic link, say. After any error the file
         has all that was in it before, and the locks are gone.
         """
-        indices = self._current().indices
-        if self._is_suspect or any(key(name) not in indices for name in keywords):
-            indices = self._add(keywords)
+        try:
+            indices = self._current().indices
+            if self._is_suspect or any(key(name) not in indices for name in keywords):
+                indices = self._add(keywords)
+        except NotTrustedError:
+            raise
+        except OSError as exc:
+            # What is told of a message that fails is the reason and not the file, which is none of the message's.
+            name = os.path.basename(exc.filename or self._path)
+            raise OSError(exc.errno, f"{name}: {exc.strerror}", exc.filename or self._path) from exc
         return "".join(sorted({chr(ord("a") + indices[key(name)]) for name in keywords}))
 
     def _current(self) -> _Known:

@@ -39,7 +39,7 @@ def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
             raise ValueError(f"keywords: {keyword!r} is no IMAP keyword")
         if len(keyword) > _LONGEST:
             raise ValueError(f"keywords: {keyword!r} has more than {_LONGEST} characters")
-        found.setdefault(key(keyword), keyword)
+        found.setdefault(key(keyword), str.__str__(keyword))
     if len(found) > MOST:
         raise ValueError(f"keywords: a folder has at most {MOST}, and these are {len(found)}")
     return tuple(found.values())
