@@ -95,27 +95,16 @@ class Entry:
         fd: its file's descriptor, while it is open.
         path: where it has been published, "" before.
         copy: of a message with links that cannot be: its file, to be copied and closed by whoever settles them.
+        refusal: of a message whose links may be published: why it is not to be.
         fell_with_source: of a link: the message failed before it could be known what would become of this.
 
     """
 
     __slots__ = (
         *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
-        *(
-            "file",
-            "flags",
-            "future",
-            "generation",
-            "links",
-            "loop",
-            "mailbox",
-            "name",
-            "path",
-            "place",
-            "plan",
-            "reserve_fd",
-        ),
-        *("size", "source", "stage", "state", "taken_at", "tmp_name", "warnings", "whole_at", "wire_size"),
+        *("file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan"),
+        *("refusal", "reserve_fd", "size", "source", "stage", "state", "taken_at", "tmp_name", "warnings"),
+        *("whole_at", "wire_size"),
     )
 
     def __init__(
@@ -155,6 +144,7 @@ class Entry:
         self.durability = plan.durability
         self.flags = plan.flags
         self.warnings: list[str] | None = None
+        self.refusal: BaseException | None = None
         self.copy: BinaryIO | None = None
         self.fell_with_source = False
         self.delivered: Delivered | None = None

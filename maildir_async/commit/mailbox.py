@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from maildir_async.disk.directories import Directories
+from maildir_async.disk.keywords import Keywords
 from maildir_async.errors import MaildirError, UncertainAppendError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.names import UniqueNames
@@ -62,14 +63,15 @@ class Mailbox:
     """
 
     __slots__ = (
-        *("__weakref__", "_drained", "_lock", "bytes_stored", "closed", "delivered", "directories", "failed"),
-        *("folder", "in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
+        *("__weakref__", "_drained", "_keywords", "_lock", "bytes_stored", "closed", "delivered", "directories"),
+        *("failed", "folder", "in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
     )
 
     def __init__(self, directories: Directories, names: UniqueNames, mode: int, *, folder: str | None = None) -> None:
         self.directories = directories
         self.names = names
         self.mode = mode
+        self._keywords: Keywords | None = None
         self.folder = folder
         self.listeners: weakref.WeakSet[Listener] | None = None
         self.closed = False
@@ -84,6 +86,14 @@ class Mailbox:
         self._lock = threading.RLock()
         self.in_flight = 0
         self.tasks: weakref.WeakSet[Task] | None = None
+
+    @property
+    def keywords(self) -> Keywords:
+        """The letters of its keywords, once they are wanted."""
+        with self._lock:
+            if self._keywords is None:
+                self._keywords = Keywords(self.directories, self.mode)
+            return self._keywords
 
     def begin(self) -> bool:
         """Count a message in; return False if it has been closed."""

@@ -116,6 +116,11 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
     found = target
     try:
         _close_file(entry)
+        if entry.refusal is not None:
+            if entry.reserve_fd >= 0:
+                _end_links(entry)
+            entry.stage = "create"
+            raise entry.refusal
         entry.stage = "publish"
         if found is None:
             found = Target.found(entry.mailbox.directories, path)

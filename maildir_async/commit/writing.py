@@ -12,7 +12,7 @@ from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, write_all
 from maildir_async.disk.streamfile import NAME_TRIES, converted
 from maildir_async.format.content import Content, wire_size_of
 
-__all__ = ["Writing", "complete_stream", "convert", "create", "rename", "write_rest"]
+__all__ = ["Writing", "complete_stream", "convert", "create", "give_letters", "rename", "write_rest"]
 
 #: Messages in a round from which on it pays to open ``tmp/``: 1 µs for each that is created and moved, against 5 µs.
 MANY: Final = 8
@@ -39,6 +39,8 @@ class Writing:
                 directories, plan = entry.mailbox.directories, entry.plan
                 disk = directories.disk
                 tmp = tmps.get((disk, directories.tmp))
+                if plan.keywords:
+                    give_letters(entry)
                 if entry.file is not None:
                     complete_stream(entry)
                 else:
@@ -119,6 +121,37 @@ class Writing:
         if not isinstance(failure, OSError) or failure.errno not in OUT_OF_DESCRIPTORS:
             return False
         return any(entry.fd >= 0 for entry in self._batch.entries)
+
+
+def give_letters(entry: Entry) -> None:
+    """Have the letters of its keywords among its flags, durably defined, and those of each of its links among its.
+
+    They come before the file: a message that gets none leaves nothing to be removed. Whichever of a message and its
+    links gets none fails alone: the message then goes no further than its links need it.
+    """
+    for one in entry.family:
+        if one.error is not None:
+            continue
+        stage, one.stage = one.stage, "create"
+        try:
+            try:
+                letters = one.mailbox.keywords.letters(one.plan.keywords)
+            except FileNotFoundError:
+                for warning in one.mailbox.directories.make_missing():
+                    one.warn(warning)
+                letters = one.mailbox.keywords.letters(one.plan.keywords)
+        except BaseException as exc:
+            if isinstance(exc, OSError) and exc.errno in OUT_OF_DESCRIPTORS:
+                raise  # which may be another round's
+            if one is not entry:
+                one.fail(exc)
+            elif any(link.error is None for link in entry.links):
+                entry.refusal = exc
+            else:
+                raise
+        else:
+            one.flags = "".join(sorted(one.plan.flags + letters))
+            one.stage = stage
 
 
 def convert(entry: Entry) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,13 +11,21 @@ from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.dotlock import Waiting, take
 from maildir_async.format.subscriptions import with_subscription
 
-__all__ = ["subscribe"]
+__all__ = ["subscribe", "subscribe_to"]
 
 #: Bytes of the file that are read: a hundred thousand folders.
 _LARGEST: Final = 1 << 24
 
 #: A lock that has not changed for so long is broken: so does Dovecot.
 _WAITING: Final = Waiting(stale_s=30.0)
+
+
+def subscribe_to(directories: Directories, mode: int) -> None:
+    """Add the folder at *directories*, or the maildir itself, to the subscriptions of its maildir: see `subscribe`."""
+    if directories.root is None:
+        subscribe(directories, ["INBOX"], mode)
+    else:
+        subscribe(directories.root, os.path.basename(directories.path)[1:].split("."), mode)
 
 
 def subscribe(directories: Directories, parts: Sequence[str], mode: int = 0o600, waiting: Waiting = _WAITING) -> bool:

@@ -17,6 +17,7 @@ from maildir_async.disk.listing import clean_tmp, messages
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
+from maildir_async.disk.subscriptions import subscribe_to
 from maildir_async.errors import append_error, busy_error
 from maildir_async.format.folders import FolderEncoding, check_folder_encoding
 from maildir_async.format.names import UniqueNames, names_for
@@ -97,15 +98,22 @@ class Upkeep:
         """
         await self.in_thread(self.mailbox.directories.make)
 
-    async def create_folder(self, folder: str | Sequence[str]) -> None:
+    async def create_folder(self, folder: str | Sequence[str], *, subscribe: bool = False) -> None:
         """Make a Maildir++ folder, or what is missing of it, as `create` makes the maildir, which is made too.
 
         Args:
             folder: its name, parts with ``/`` between, or the parts themselves. Folders above it are not made: to
                 Maildir++ each stands by itself.
+            subscribe: whether IMAP clients are to show it: it is added to Dovecot's ``subscriptions`` in the maildir,
+                durably, under Dovecot's lock. `AppendError` with EAGAIN (stage ``create``) where another has that for
+                too long; the folder is there then.
 
         """
-        await self.in_thread(self.mailbox_of(folder).directories.make)
+        check_bool("subscribe", subscribe)
+        mailbox = self.mailbox_of(folder)
+        await self.in_thread(mailbox.directories.make)
+        if subscribe:
+            await self.in_thread(partial(subscribe_to, mailbox.directories, mailbox.mode))
 
     async def folders(self) -> list[str]:
         """Return the Maildir++ folders that are there, as a person writes them, sorted. The maildir itself is none.

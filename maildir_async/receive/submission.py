@@ -12,6 +12,7 @@ from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Durability
+from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import check_flags
 from maildir_async.format.options import check_bool, check_durability, nanoseconds
 from maildir_async.group_commit import GroupCommit
@@ -36,7 +37,7 @@ def plan_of(
         nanoseconds(received_at),
         check_prefix(prefix),
         check_newline(newline),
-        tuple(keywords),
+        check_keywords(keywords),
         check_bool("strip_from_line", strip_from_line),
     )
 
