@@ -10,6 +10,7 @@ from typing import Final
 
 from maildir_async.disk.base import Base
 from maildir_async.disk.calls import UNSUPPORTED, Disk
+from maildir_async.disk.rights import share
 from maildir_async.errors import NotAMaildirError, NotTrustedError
 
 __all__ = ["Directories", "sync_directory", "unsyncable"]
@@ -47,17 +48,21 @@ class Directories:
         disk: the system calls.
         create: whether a delivery may make what is missing.
         base: what nothing is made without.
+        inherit_mode: whether what is made has the rights of the directory that it is made in.
 
     """
 
-    __slots__ = ("base", "create", "cur", "disk", "is_whole", "new", "path", "tmp")
+    __slots__ = ("base", "create", "cur", "disk", "inherit_mode", "is_whole", "new", "path", "tmp")
 
-    def __init__(self, path: str, *, disk: Disk, create: bool, base: Base = _NOTHING) -> None:
+    def __init__(
+        self, path: str, *, disk: Disk, create: bool, base: Base = _NOTHING, inherit_mode: bool = False
+    ) -> None:
         self.path = path
         self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
         self.disk = disk
         self.create = create
         self.base = base
+        self.inherit_mode = inherit_mode
         self.is_whole = False  # whether all three have been seen, by way of this object
 
     def subdirectory(self, name: str) -> str:
@@ -117,16 +122,15 @@ class Directories:
             self.missing()  # raises before anything is made, if one of them is a file
         warnings = self._make_durable(existing)
         for path in reversed(missing):
-            self._make_directory(path)
+            warnings += self._make_directory(path)
             # Also if another has made it: he may have died since, and not have synced it.
             warnings += self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
         paths = [self.subdirectory(name) for name in SUBDIRECTORIES]
-        for path in paths:
-            self._make_directory(path)
         untold = bool(warnings) and not missing  # by us: the first delivery will say it, if it finds it to be done
+        unshared = [warning for path in paths for warning in self._make_directory(path)]
         also = self._sync_holding([] if untold else [self.cur, self.new], self.path)
         self.is_whole = True
-        return also if untold else warnings + also
+        return (also if untold else warnings + also) + unshared
 
     def _make_durable(self, path: str) -> list[str]:
         """Sync what holds the entry of *path*, which is there, unless it is known to be durable. Return warnings."""
@@ -177,7 +181,8 @@ class Directories:
         self.disk.close(fd)
         return True
 
-    def _make_directory(self, path: str) -> None:
+    def _make_directory(self, path: str) -> list[str]:
+        """Make a directory, unless it is there. Return warnings: it may not be given to the group it is to have."""
         try:
             self.disk.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
@@ -185,6 +190,10 @@ class Directories:
                 raise self.not_a_maildir(path) from None  # a dangling symbolic link
         except NotADirectoryError as exc:
             raise self.not_a_maildir(path, exc) from None
+        else:
+            if self.inherit_mode:
+                return share(self.disk, path, is_new_root=not path.startswith(f"{self.path}/"))
+        return []
 
     def not_a_maildir(self, path: str, exc: OSError | None = None) -> NotAMaildirError:
         """Return the error for a *path* that should be a directory and is something else, as *exc* says."""

@@ -321,7 +321,7 @@ def _joined(entry: Entry) -> bytes:
 def _options(mailbox: Mailbox, plan: Plan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     directories, base = mailbox.directories, mailbox.directories.base
     return (
-        (directories.path, directories.create, mailbox.mode, base.directory, base.mount),
+        (directories.path, directories.create, mailbox.mode, base.directory, base.mount, directories.inherit_mode),
         (plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),
     )
 

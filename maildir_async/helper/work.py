@@ -98,8 +98,10 @@ class Work:
         self._queue.turns.submit(entry)
         return entry
 
-    def _make_mailbox(self, path: str, create: bool, mode: int, base: str, mount: str) -> Mailbox:
-        return Mailbox(Directories(path, disk=self._disk, create=create, base=Base(base, mount)), _no_names, mode)
+    def _make_mailbox(self, path: str, create: bool, mode: int, base: str, mount: str, inherit_mode: bool) -> Mailbox:
+        where = Base(base, mount)
+        directories = Directories(path, disk=self._disk, create=create, base=where, inherit_mode=inherit_mode)
+        return Mailbox(directories, _no_names, mode)
 
     def _make_plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, newline: Newline) -> Plan:
         return Plan(Durability(durability), flags, mtime_ns, prefix, newline)

@@ -76,6 +76,7 @@ class Maildir:
         size_limit: bytes of the largest message taken, or None.
         hostname: the last part of file names; the machine's name by default.
         names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
+        inherit_mode: take mode and group of files from the directory, as Dovecot does.
         disk: the system calls, for tests: see `maildir_async.testing`.
 
     """
@@ -93,6 +94,7 @@ class Maildir:
         size_limit: int | None = None,
         hostname: str | None = None,
         names: UniqueNames | None = None,
+        inherit_mode: bool = False,
         disk: Disk = _posix,
     ) -> None:
         if commit is not None and not isinstance(commit, GroupCommit):
@@ -100,7 +102,13 @@ class Maildir:
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
         base = base_of(create_below, require_mount)
-        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create), base=base)
+        directories = Directories(
+            absolute(check_path(path)),
+            disk=disk,
+            create=check_bool("create", create),
+            base=base,
+            inherit_mode=check_bool("inherit_mode", inherit_mode),
+        )
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
