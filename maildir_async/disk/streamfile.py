@@ -10,6 +10,7 @@ from typing import Final
 
 from maildir_async.disk.calls import Disk, write_all
 from maildir_async.disk.directories import Directories
+from maildir_async.disk.refusals import explained
 from maildir_async.disk.rights import files_rights, give
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
@@ -122,6 +123,9 @@ class StreamFile:
 
     def create(self) -> None:
         """Make the file in ``tmp/``, and first whatever is missing of the maildir."""
+        explained(self._directories, self._create)
+
+    def _create(self) -> None:
         with self._lock:
             self._begin("create")
             disk, made = self._directories.disk, False

@@ -16,6 +16,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
+from maildir_async.disk.refusals import explained
 from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.errors import append_error, busy_error
@@ -336,6 +337,7 @@ class Maildir:
 async def _in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
     """Return what a worker thread has *call* return, through cancellation of every kind. AppendError for an OSError."""
     try:
+        call = partial(explained, maildir.mailbox.directories, call)
         return await until_done(run_in_thread(asyncio.get_running_loop(), maildir.commit.streams.crew, call))
     except OSError as exc:
         raise append_error(exc, path=maildir.path, stage="create") from exc
