@@ -3,6 +3,7 @@
 What takes other users is done as root, by children that become those users.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -14,8 +15,9 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from maildir_async import GroupCommit, Maildir, deliver
-from maildir_async.testing import Fault, FaultDisk
+from maildir_async import AppendError, GroupCommit, Maildir, deliver
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.testing import CrashDisk, Fault, FaultDisk
 from support import forked, umask
 
 as_root: Final = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: it takes root to become other users")
@@ -225,6 +227,53 @@ async def test_what_is_missing_of_a_maildir_gets_its_rights(tmp_path: Path) -> N
     assert [mode_of(path / name) for name in ("tmp", "new", "cur")] == [0o700, 0o700, 0o750]
 
 
+def test_only_an_empty_directory_of_one_s_own_is_shared(tmp_path: Path) -> None:
+    """Whoever can write to what it lies in can have put another there, which nobody is to look into."""
+    disk = PosixDisk()
+    for name, number in (("full", errno.ENOTEMPTY), ("link", errno.ENOTDIR), ("file", errno.ENOTDIR)):
+        path = tmp_path / name
+        if name == "full":
+            (path / "private").mkdir(parents=True)
+            path.chmod(0o700)
+        elif name == "link":
+            (tmp_path / "private").mkdir(mode=0o700)
+            path.symlink_to("private")
+        else:
+            path.write_bytes(b"")
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.share(str(path), 0o777, -1)
+    assert [mode_of(tmp_path / name) for name in ("full", "private")] == [0o700, 0o700]
+
+
+async def test_a_maildir_that_is_in_use_before_it_is_shared_stays_closed(tmp_path: Path) -> None:
+    """Another process has begun to fill it: the delivery goes on, and warns."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o2770)
+    path = tmp_path / "shared/box"
+    disk = FaultDisk(Fault("share", path=str(path), gate=lambda: (path / "cur").mkdir(mode=0o700)))
+    delivered = await Maildir(path, inherit_mode=True, disk=disk).append(MAIL)
+    assert f"{path} was not shared: it is in use already, or another than was made" in delivered.warnings
+    assert (mode_of(path) & 0o777, mode_of(delivered.path)) == (0o700, 0o600)
+
+
+async def test_power_is_lost_while_a_shared_maildir_is_made() -> None:
+    """What has been delivered is there afterwards, also where the directories had to be given their rights."""
+    outcomes = set[bool]()
+    for cut_at in range(2, 40):
+        disk = CrashDisk(cut_at=cut_at)
+        disk.mkdir("/box", 0o770)
+        try:
+            delivered = await Maildir("/box", inherit_mode=True, disk=disk).append(MAIL)
+        except AppendError:
+            outcomes.add(False)
+            continue
+        outcomes.add(True)
+        assert disk.stat("/box/cur").st_mode & 0o777 == 0o770
+        for files in disk.after_power_cut():
+            assert files[delivered.path] == MAIL
+    assert outcomes == {True, False}
+
+
 # Other users.
 
 
@@ -236,6 +285,19 @@ def test_root_gives_a_user_s_mail_to_him_and_his_group(site: Path, message: byte
     path = made(site / "alice", 0o750, ALICE, VMAIL)
     _, found, warnings = appended(path, message, helper=helper)
     assert (found, warnings) == ((0o640, ALICE, VMAIL), ())
+
+
+@as_root
+def test_root_opens_no_directory_that_is_not_the_user_s(site: Path) -> None:
+    """One of root's, empty or not, that the user has put where his was made."""
+    path = made(site / "alice", 0o770, ALICE, VMAIL)
+    for other, number in (("mine", errno.ENOTEMPTY), ("link", errno.ENOTDIR)):
+        (path / "mine").mkdir(mode=0o700, exist_ok=True)
+        (path / "link").unlink(missing_ok=True)
+        (path / "link").symlink_to("mine")
+        with pytest.raises(OSError, match=os.strerror(number)):
+            PosixDisk().share(str(path / other), 0o770, VMAIL)
+    assert looked(path / "mine") == (0o700, 0, 0)
 
 
 @as_root
@@ -304,8 +366,8 @@ def test_a_group_that_is_refused_opens_nothing_to_another(site: Path, message: b
 async def test_a_group_that_cannot_be_given_for_another_reason_fails_the_delivery(site: Path, message: bytes) -> None:
     """A quota of the group's, say: the error is the file system's, and nothing is left."""
     path = made(site / "box", 0o770, gid=VMAIL)
-    box = Maildir(path, inherit_mode=True, disk=FaultDisk(Fault("chown", 122)))
-    with pytest.raises(Exception, match="create failed") as failed:
+    box = Maildir(path, inherit_mode=True, disk=FaultDisk(Fault("chown", errno.EDQUOT)))
+    with pytest.raises(AppendError, match="create failed") as failed:
         await box.append(message)
-    assert failed.value.smtp_reply == "452 4.2.2 Mailbox full"  # type: ignore[attr-defined]
+    assert failed.value.smtp_reply == "452 4.2.2 Mailbox full"
     assert [os.listdir(path / name) for name in ("tmp", "new", "cur")] == [[], [], []]

@@ -109,7 +109,10 @@ def _is_in(gid: int) -> bool:
 
 
 def _named(number: int, name_of: Callable[[int], str]) -> str:
-    name = name_of(number)
+    try:
+        name = name_of(number)
+    except (KeyError, OSError):  # there is none; or no descriptor to look it up with
+        name = ""
     return f"{number}({name})" if name else str(number)
 
 
@@ -118,15 +121,9 @@ def _named(number: int, name_of: Callable[[int], str]) -> str:
 
 @lru_cache(1024)
 def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OSError):
-        return ""
+    return pwd.getpwuid(uid).pw_name
 
 
 @lru_cache(1024)
 def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except (KeyError, OSError):
-        return ""
+    return grp.getgrgid(gid).gr_name
