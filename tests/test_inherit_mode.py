@@ -7,8 +7,10 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -371,3 +373,48 @@ async def test_a_group_that_cannot_be_given_for_another_reason_fails_the_deliver
         await box.append(message)
     assert failed.value.smtp_reply == "452 4.2.2 Mailbox full"
     assert [os.listdir(path / name) for name in ("tmp", "new", "cur")] == [[], [], []]
+
+
+@as_root
+@pytest.mark.heavy
+def test_dovecot_takes_the_same(site: Path) -> None:
+    """In maildirs of each mode and group, what Dovecot saves and makes has the mode and the group of what we do."""
+    doveadm = shutil.which("doveadm")
+    if doveadm is None:
+        pytest.skip("NOT TESTED WITH DOVEADM: it is not installed (apt-get install dovecot-imapd)")
+    home = site / "home"
+    home.mkdir()
+    os.chown(home, ALICE, ALICE)
+    (home / "mail").write_bytes(MAIL)
+    settings = {
+        "base_dir": home / "run",
+        "state_dir": home / "state",
+        "log_path": home / "log",
+        "stats_writer_socket_path": "",
+        "ssl": "no",
+    }
+    (home / "conf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+
+    def saved(path: Path) -> None:
+        environment = {"USER": "alice", "HOME": str(home), "PATH": "/bin:/usr/bin"}
+        # The control files and indexes are elsewhere: Dovecot would have them in the maildir.
+        place = f"-omail_location=maildir:{path}:INDEX={home}/index/{path.name}:CONTROL={home}/control/{path.name}"
+        subprocess.run([doveadm, "-c", home / "conf", place, "save", home / "mail"], env=environment, check=True)
+
+    for mode in (0o700, 0o750, 0o770, 0o755, 0o775, 0o777, 0o2770, 0o2750, 0o711):
+        for gid in (ALICE, VMAIL):
+            ours, theirs = (made(site / f"{whose}{mode:o}-{gid}", 0o700, ALICE, gid) for whose in ("ours", "theirs"))
+            for path in (ours, theirs):
+                (path / "cur").rmdir()
+                for name in ("tmp", "new"):
+                    os.chown(path / name, ALICE, gid)
+                    (path / name).chmod(mode)
+                path.chmod(mode)
+            as_user(ALICE, partial(appended, ours), groups=(VMAIL,))
+            as_user(ALICE, partial(saved, theirs), groups=(VMAIL,))
+            found = [
+                (looked(path / "cur"), [looked(file) for name in ("new", "cur") for file in (path / name).iterdir()])
+                for path in (ours, theirs)
+            ]
+            assert found[0] == found[1], (oct(mode), gid)
+            assert len(found[0][1]) == 1
