@@ -103,13 +103,9 @@ class Maildir:
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
         base = base_of(create_below, require_mount)
-        directories = Directories(
-            absolute(check_path(path)),
-            disk=disk,
-            create=check_bool("create", create),
-            base=base,
-            inherit_mode=check_bool("inherit_mode", inherit_mode),
-        )
+        may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
+        where = absolute(check_path(path))
+        directories = Directories(where, disk=disk, create=may_make, base=base, inherit_mode=inherits)
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
