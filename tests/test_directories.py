@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from maildir_async.disk import directories as directories_module
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories, sync_directory
+from maildir_async.disk.listing import clean_tmp, messages
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import NotAMaildirError
 from maildir_async.testing import Fault, FaultDisk
@@ -440,31 +441,31 @@ def test_messages_in_the_order_of_arrival(tmp_path: Path) -> None:
     for at, name in enumerate(reversed(names)):
         (tmp_path / ("cur" if at % 2 else "new") / name).touch()
     (tmp_path / "new" / ".hidden").touch()
-    assert [os.path.basename(path) for path in directories(tmp_path).messages()] == names
-    assert all(Path(path).is_file() for path in directories(tmp_path).messages())
+    assert [os.path.basename(path) for path in messages(directories(tmp_path))] == names
+    assert all(Path(path).is_file() for path in messages(directories(tmp_path)))
 
 
 @reproducible
 @given(st.lists(st.text(st.characters(blacklist_characters="/\0"), min_size=1, max_size=80)))
 def test_any_names_are_listed(names: list[str]) -> None:
     """Names that no Maildir writer makes are listed too, each once, but for those that begin with a dot."""
-    found = Directories("/box", disk=Listed(names), create=False).messages()
+    found = messages(Directories("/box", disk=Listed(names), create=False))
     assert sorted(found) == sorted(f"/box/new/{name}" for name in names if not name.startswith("."))
 
 
 def test_no_messages_yet(tmp_path: Path) -> None:
     """A maildir that is yet to be made has no messages, and listing does not make it."""
-    assert directories(tmp_path / "box").messages() == []
+    assert messages(directories(tmp_path / "box")) == []
     assert tree(tmp_path) == {}
 
 
 def test_no_messages_without_a_maildir(tmp_path: Path) -> None:
     """Where none may be made, listing what is not a maildir is a NotAMaildirError."""
     with pytest.raises(NotAMaildirError):
-        directories(tmp_path / "box", create=False).messages()
+        messages(directories(tmp_path / "box", create=False))
     (tmp_path / "new").touch()
     with pytest.raises(NotAMaildirError):
-        directories(tmp_path, create=False).messages()
+        messages(directories(tmp_path, create=False))
 
 
 @pytest.mark.parametrize("present", ["new", "cur"])
@@ -472,7 +473,7 @@ def test_messages_of_a_half_made_maildir(tmp_path: Path, present: str) -> None:
     """A maildir that may be completed at the next delivery lists the messages it has."""
     (tmp_path / present).mkdir()
     (tmp_path / present / "1.M1P1.h").touch()
-    assert directories(tmp_path).messages() == [f"{tmp_path}/{present}/1.M1P1.h"]
+    assert messages(directories(tmp_path)) == [f"{tmp_path}/{present}/1.M1P1.h"]
 
 
 # Sweeping.
@@ -507,7 +508,7 @@ def test_clean_tmp_by_age(tmp_path: Path) -> None:
     tmp = littered(tmp_path, "old", "young", "new")
     (tmp_path / "new" / "old").touch()
     disk = Aged({"old": 36 * HOUR + 60, "young": 36 * HOUR - 60, "new": 0})
-    assert directories(tmp_path, disk).clean_tmp(36 * HOUR, nothing) == [str(tmp / "old")]
+    assert clean_tmp(directories(tmp_path, disk), 36 * HOUR, nothing) == [str(tmp / "old")]
     assert sorted(os.listdir(tmp)) == ["new", "young"]
     assert os.listdir(tmp_path / "new") == ["old"]
 
@@ -516,7 +517,7 @@ def test_clean_tmp_goes_by_ctime(tmp_path: Path) -> None:
     """A file whose atime and mtime lie years back is not old: those can be set at will."""
     tmp = littered(tmp_path, "set-back")
     os.utime(tmp / "set-back", (1, 1))
-    assert directories(tmp_path).clean_tmp(HOUR, nothing) == []
+    assert clean_tmp(directories(tmp_path), HOUR, nothing) == []
     assert os.listdir(tmp) == ["set-back"]
 
 
@@ -524,7 +525,7 @@ def test_clean_tmp_spares_what_is_in_use(tmp_path: Path) -> None:
     """A file that this process is writing to is never removed, however old."""
     tmp = littered(tmp_path, "ours", "theirs")
     disk = Aged({"ours": 100 * HOUR, "theirs": 100 * HOUR})
-    assert directories(tmp_path, disk).clean_tmp(HOUR, "ours".__eq__) == [str(tmp / "theirs")]
+    assert clean_tmp(directories(tmp_path, disk), HOUR, "ours".__eq__) == [str(tmp / "theirs")]
     assert os.listdir(tmp) == ["ours"]
 
 
@@ -538,7 +539,7 @@ def test_clean_tmp_asks_last(tmp_path: Path) -> None:
         asked.append((name, disk.calls[-1].operation))
         return name == "2"
 
-    assert directories(tmp_path, disk).clean_tmp(0, is_in_use) == [str(tmp / "1")]
+    assert clean_tmp(directories(tmp_path, disk), 0, is_in_use) == [str(tmp / "1")]
     assert sorted(asked) == [("1", "stat"), ("2", "stat")]
 
 
@@ -551,7 +552,7 @@ def test_clean_tmp_removes_regular_files_only(tmp_path: Path) -> None:
     (tmp / "link").symlink_to(tmp_path / "precious")
     os.mkfifo(tmp / "fifo")
     disk = Aged(dict.fromkeys(("directory", "link", "fifo", "precious"), 100 * HOUR))
-    assert directories(tmp_path, disk).clean_tmp(0, nothing) == []
+    assert clean_tmp(directories(tmp_path, disk), 0, nothing) == []
     assert sorted(os.listdir(tmp)) == ["directory", "fifo", "link"]
     assert (tmp_path / "precious").exists()
 
@@ -562,7 +563,7 @@ def test_clean_tmp_tolerates_others(tmp_path: Path, operation: str) -> None:
     tmp = littered(tmp_path, "1", "2")
     gone = tmp / "1"
     disk = FaultDisk(Fault(operation, gate=gone.unlink, path=str(gone)), disk=Aged({"1": 2 * HOUR, "2": 2 * HOUR}))
-    assert directories(tmp_path, disk).clean_tmp(HOUR, nothing) == [str(tmp / "2")]
+    assert clean_tmp(directories(tmp_path, disk), HOUR, nothing) == [str(tmp / "2")]
     assert os.listdir(tmp) == []
 
 
@@ -571,5 +572,5 @@ def test_clean_tmp_of_what_is_none(tmp_path: Path, spoil: Callable[[Path], objec
     """Where there is no tmp/, or a file in its place, sweeping is a NotAMaildirError and makes nothing."""
     spoil(littered(tmp_path))
     with pytest.raises(NotAMaildirError):
-        directories(tmp_path).clean_tmp(HOUR, nothing)
+        clean_tmp(directories(tmp_path), HOUR, nothing)
     assert not (tmp_path / "tmp").is_dir()

@@ -229,6 +229,30 @@ async def test_what_is_missing_of_a_maildir_gets_its_rights(tmp_path: Path) -> N
     assert [mode_of(path / name) for name in ("tmp", "new", "cur")] == [0o700, 0o700, 0o750]
 
 
+@messages
+@pytest.mark.parametrize("helper", [False, True], ids=["", "helper"])
+async def test_a_folder_is_as_open_as_its_maildir_and_then_as_its_own_directory(
+    tmp_path: Path, message: bytes, helper: bool
+) -> None:
+    """Made with the bits of the maildir, marker too; its messages are as its own directory says."""
+    path = made(tmp_path / "box", 0o750)
+    commit = GroupCommit(helper_process=helper)
+    try:
+        with umask(0o077):
+            box = Maildir(path, inherit_mode=True, commit=commit)
+            delivered = await box.append(message, folder="lists")
+            assert (mode_of(delivered.path), delivered.warnings) == (0o640, ())
+            assert [mode_of(path / ".lists" / name) for name in (".", "tmp", "new", "cur")] == [0o750] * 4
+            assert mode_of(path / ".lists/maildirfolder") == 0o640
+            (path / ".lists").chmod(0o770)
+            assert mode_of((await box.append(message, folder="lists")).path) == 0o660
+            assert mode_of((await box.append(message)).path) == 0o640
+            outcomes = await deliver(message, [box, Maildir(made(tmp_path / "two", 0o750), inherit_mode=True)])
+            assert {mode_of(outcome.delivered.path) for outcome in outcomes if outcome.delivered} == {0o640}
+    finally:
+        await commit.aclose()
+
+
 def test_only_an_empty_directory_of_one_s_own_is_shared(tmp_path: Path) -> None:
     """Whoever can write to what it lies in can have put another there, which nobody is to look into."""
     disk = PosixDisk()

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import pytest
@@ -44,14 +44,14 @@ def box() -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def refused(box: Path, message: bytes = MAIL, *, call: str = "append") -> tuple[str, ...]:
+def refused(box: Path, message: bytes = MAIL, *, call: str = "append", **options: Any) -> tuple[str, ...]:
     """Have Alice, in her own group, deliver: return the text, reply, and stage of the error."""
 
     async def deliver() -> tuple[str, ...]:
         commit = GroupCommit()
         try:
             maildir = Maildir(box, commit=commit)
-            await (maildir.append(message) if call == "append" else getattr(maildir, call)())
+            await (maildir.append(message, **options) if call == "append" else getattr(maildir, call)(**options))
         except AppendError as exc:
             return str(exc), exc.smtp_reply, str(exc.stage)
         finally:
@@ -96,6 +96,25 @@ def test_the_directory_that_cannot_be_entered_is_named(box: Path, name: str) -> 
     text, reply, _ = refused(box)
     assert text.endswith(f" missing +x perm: {where} owned by 0(root):{VMAIL} mode=0700)")
     assert reply == REPLY
+
+
+@as_root
+def test_a_directory_that_cannot_be_read_is_named(box: Path) -> None:
+    """``new/`` is opened to be synced; that takes the right to read it, which a delivery agent may lack."""
+    where = shut(box / "new", 0o733)
+    text, reply, stage = refused(box)
+    assert text.endswith(f" missing +r perm: {where} owned by 0(root):0(root) mode=0733)")
+    assert (reply, stage) == (REPLY, "publish")
+
+
+@as_root
+def test_a_folder_that_cannot_be_made_names_the_maildir(box: Path) -> None:
+    """For a message and for `create_folder`."""
+    where = shut(box, 0o755)
+    for call in ("append", "create_folder"):
+        text, reply, stage = refused(box, call=call, folder="lists")
+        assert text.endswith(f"missing +w perm: {where} {ROOTS}")
+        assert (reply, stage) == (REPLY, "create")
 
 
 @as_root

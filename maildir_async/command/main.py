@@ -23,7 +23,8 @@ from maildir_async.errors import MaildirError
 from maildir_async.format.content import NEWLINES
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import check_flags
-from maildir_async.mailbox.maildir import CLEAN_AGE, Maildir
+from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.upkeep import CLEAN_AGE
 from maildir_async.receive.task import AppendTask
 
 __all__ = ["main"]

@@ -42,11 +42,13 @@ class Plan:
         mtime_ns: what to set the file's mtime to, or None.
         prefix: what to store before it.
         newline: what to do with line ends.
+        keywords: IMAP keywords, which become letters among its flags.
+        strip_from_line: whether a leading mbox ``From `` line is dropped.
         as_given: whether the bytes given are those stored.
 
     """
 
-    __slots__ = ("as_given", "durability", "flags", "mtime_ns", "newline", "prefix")
+    __slots__ = ("as_given", "durability", "flags", "keywords", "mtime_ns", "newline", "prefix", "strip_from_line")
 
     def __init__(
         self,
@@ -55,13 +57,17 @@ class Plan:
         mtime_ns: int | None = None,
         prefix: bytes = b"",
         newline: Newline = "keep",
+        keywords: tuple[str, ...] = (),
+        strip_from_line: bool = False,
     ) -> None:
         self.durability = durability
         self.flags = flags
         self.mtime_ns = mtime_ns
         self.prefix = prefix
         self.newline: Newline = newline
-        self.as_given = not prefix and newline == "keep"
+        self.keywords = keywords
+        self.strip_from_line = strip_from_line
+        self.as_given = not prefix and newline == "keep" and not strip_from_line
 
 
 class Entry:
@@ -82,6 +88,7 @@ class Entry:
         links: see above.
         source: what this is a link to, or None.
         state: `QUEUED` and so on; changed by who has it: its loop and its round, and between them under a lock.
+        flags: letters behind its name, which is in ``cur/`` if there are any: the plan's, and those of its keywords.
         generation: of the process it was made in; a forked child has another.
         stage: where it stands, or failed.
         name: its file's, in ``new/``, or in ``cur/`` with flags behind it.
@@ -95,7 +102,20 @@ class Entry:
 
     __slots__ = (
         *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
-        *("file", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan", "reserve_fd"),
+        *(
+            "file",
+            "flags",
+            "future",
+            "generation",
+            "links",
+            "loop",
+            "mailbox",
+            "name",
+            "path",
+            "place",
+            "plan",
+            "reserve_fd",
+        ),
         *("size", "source", "stage", "state", "taken_at", "tmp_name", "warnings", "whole_at", "wire_size"),
     )
 
@@ -134,6 +154,7 @@ class Entry:
         self.path = ""
         self.directory_id: tuple[int, ...] | None = None  # the identity of the directory it was published in
         self.durability = plan.durability
+        self.flags = plan.flags
         self.warnings: list[str] | None = None
         self.copy: BinaryIO | None = None
         self.fell_with_source = False
@@ -256,11 +277,13 @@ class Entry:
         draft, plan = DeliveredDraft(), self.plan
         draft.path = self.path
         draft.key = self.name
-        draft.folder = None
+        draft.folder = self.mailbox.folder
         draft.flags = plan.flags
+        draft.keywords = plan.keywords
         draft.size = self.size
         draft.wire_size = self.wire_size
         draft.durability = self.durability
+        draft.duplicate = False
         draft.queued_s = self.taken_at - self.whole_at
         draft.commit_s = now - self.taken_at
         draft.warnings = () if self.warnings is None else tuple(self.warnings)

@@ -45,7 +45,7 @@ class Publishing:
             if entry.error is not None:
                 continue
             directories, plan = entry.mailbox.directories, entry.plan
-            disk, path = directories.disk, directories.cur if plan.flags else directories.new
+            disk, path = directories.disk, directories.cur if entry.flags else directories.new
             target = found = targets.get((disk, path))
             if target is None and len(self._batch.opened) >= MOST_OPEN:
                 todo.appendleft(entry)  # for whoever drives on, if this thread does not
@@ -55,7 +55,7 @@ class Publishing:
             hand[entry] = None
             failure: BaseException | None = None
             try:
-                if plan.flags or entry.source is not None or entry.links:
+                if entry.flags or entry.source is not None or entry.links:
                     found = publish(entry, path, target)
                 else:
                     name = entry.name
@@ -160,7 +160,7 @@ def _give_name(entry: Entry, path: str, target: Target) -> None:
     if entry.links and entry.reserve_fd >= 0:
         _end_links(entry)
     for _ in range(NAME_TRIES):
-        name = f"{entry.name}:2,{entry.plan.flags}" if entry.plan.flags else entry.name
+        name = f"{entry.name}:2,{entry.flags}" if entry.flags else entry.name
         try:
             if entry.source is not None:
                 fd = entry.reserve_fd if entry.reserve_fd >= 0 else entry.source.reserve_fd

@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import os
-import stat
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from maildir_async.disk.base import Base
 from maildir_async.disk.calls import UNSUPPORTED, Disk
-from maildir_async.disk.rights import share
+from maildir_async.disk.rights import files_rights, give, share
 from maildir_async.errors import NotAMaildirError, NotTrustedError
 
 __all__ = ["Directories", "sync_directory", "unsyncable"]
@@ -20,6 +18,10 @@ DIRECTORY_MODE: Final = 0o700
 
 #: tmp/ comes last: a maildir that has one is whole.
 SUBDIRECTORIES: Final = ("cur", "new", "tmp")
+
+#: What makes a directory a folder of the maildir that it lies in (Maildir++).
+MARKER: Final = "maildirfolder"
+MARKER_MODE: Final = 0o600
 
 _NOTHING: Final = Base()
 
@@ -48,20 +50,29 @@ class Directories:
         disk: the system calls.
         create: whether a delivery may make what is missing.
         base: what nothing is made without.
+        root: of a folder, the maildir that it lies in.
         inherit_mode: whether what is made has the rights of the directory that it is made in.
 
     """
 
-    __slots__ = ("base", "create", "cur", "disk", "inherit_mode", "is_whole", "new", "path", "tmp")
+    __slots__ = ("base", "create", "cur", "disk", "inherit_mode", "is_whole", "new", "path", "root", "tmp")
 
     def __init__(
-        self, path: str, *, disk: Disk, create: bool, base: Base = _NOTHING, inherit_mode: bool = False
+        self,
+        path: str,
+        *,
+        disk: Disk,
+        create: bool,
+        base: Base = _NOTHING,
+        root: "Directories | None" = None,
+        inherit_mode: bool = False,
     ) -> None:
         self.path = path
         self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
         self.disk = disk
         self.create = create
         self.base = base
+        self.root = root
         self.inherit_mode = inherit_mode
         self.is_whole = False  # whether all three have been seen, by way of this object
 
@@ -113,6 +124,7 @@ class Directories:
         `NotAMaildirError` if something on the way is not a directory, or if there is nothing to make it in: a file
         system that is not mounted, say.
         """
+        warnings = self.root.make() if self.root is not None and self.root.missing() else []
         existing, missing = self.path, list[str]()
         while not self.is_directory(existing):
             missing.append(existing)
@@ -120,14 +132,16 @@ class Directories:
         self.base.check(self.disk)
         if not missing:
             self.missing()  # raises before anything is made, if one of them is a file
-        warnings = self._make_durable(existing)
+        self.check_inside()
+        warnings += self._make_durable(existing)
         for path in reversed(missing):
             warnings += self._make_directory(path)
             # Also if another has made it: he may have died since, and not have synced it.
             warnings += self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
-        paths = [self.subdirectory(name) for name in SUBDIRECTORIES]
+        unshared = self._make_marker() if self.root is not None else []
+        for name in SUBDIRECTORIES:
+            unshared += self._make_directory(self.subdirectory(name))
         untold = bool(warnings) and not missing  # by us: the first delivery will say it, if it finds it to be done
-        unshared = [warning for path in paths for warning in self._make_directory(path)]
         also = self._sync_holding([] if untold else [self.cur, self.new], self.path)
         self.is_whole = True
         return (also if untold else warnings + also) + unshared
@@ -192,8 +206,39 @@ class Directories:
             raise self.not_a_maildir(path, exc) from None
         else:
             if self.inherit_mode:
-                return share(self.disk, path, is_new_root=not path.startswith(f"{self.path}/"))
+                return share(self.disk, path, is_new_root=not path.startswith(f"{(self.root or self).path}/"))
         return []
+
+    def _make_marker(self) -> list[str]:
+        """Make the empty file by which a folder is known from a maildir of its own (Courier's maildirmake(1)).
+
+        Returns warnings: it may not be given to the group it is to have.
+        """
+        try:
+            fd = self.disk.create(f"{self.path}/{MARKER}", MARKER_MODE)
+        except FileExistsError:
+            return []
+        try:
+            warning = give(self.disk, fd, files_rights(self.disk, self.path)) if self.inherit_mode else None
+        finally:
+            self.disk.close(fd)
+        return [warning] if warning else []
+
+    def check_inside(self) -> None:
+        """Raise `NotAMaildirError` for a folder that does not lie in its maildir: a symbolic link that leads out."""
+        if self.root is None:
+            return
+        try:
+            above = self.disk.stat(f"{self.path}/..")
+        except FileNotFoundError:  # it is not there yet, or no more
+            return
+        root = self.disk.stat(f"{self.root.path}/.")
+        if (above.st_dev, above.st_ino) != (root.st_dev, root.st_ino):
+            raise NotAMaildirError(
+                f"{self.path} is not a folder of {self.root.path}: it leads out of that",
+                errno=errno.ELOOP,
+                stage="create",
+            )
 
     def not_a_maildir(self, path: str, exc: OSError | None = None) -> NotAMaildirError:
         """Return the error for a *path* that should be a directory and is something else, as *exc* says."""
@@ -230,7 +275,9 @@ class Directories:
         """
         if _durable.get((self.disk, target)) == identity:
             return []
-        return [self.path, f"{self.path}/.."]
+        paths = [self.path, f"{self.path}/.."]
+        # A folder may be all that is in a maildir which somebody else has made.
+        return paths if self.root is None else [*paths, f"{self.root.path}/.."]
 
     def found_durable(self, target: str, identity: tuple[int, int, int]) -> None:
         """Remember that what is `above` it has been synced."""
@@ -256,57 +303,6 @@ class Directories:
             else:
                 return (found.st_dev, found.st_ino, *below)
 
-    def messages(self) -> list[str]:
-        """Return the paths of all messages, in the order Dovecot would number them.
-
-        What is missing holds none, if a delivery may make it; or else this is not a maildir: `NotAMaildirError`.
-        """
-        missing = self.missing() if self.create else []
-        paths = [
-            f"{self.subdirectory(where)}/{name}"
-            for where in ("new", "cur")
-            if where not in missing
-            for name in self._listdir(where)
-            if not name.startswith(".")  # every reader skips these
-        ]
-        return sorted(paths, key=lambda path: _arrival(os.path.basename(path)))
-
-    def clean_tmp(self, older_than_s: float, is_in_use: Callable[[str], bool]) -> list[str]:
-        """Remove files in ``tmp/`` whose ctime is older than *older_than_s* seconds, and return their paths.
-
-        By ctime, as Dovecot and Courier do: atime is not kept on noatime mounts, and mtime can be set at will.
-        Other sweepers, and deliveries that end meanwhile, are no error.
-
-        Args:
-            older_than_s: that age.
-            is_in_use: whether this process is writing a file of that name, by whatever path. Asked last, since the
-                file may have been begun after it was asked about others; who writes one says so before he makes it.
-
-        """
-        removed: list[str] = []
-        now = time.time()
-        for name in self._listdir("tmp"):
-            path = f"{self.tmp}/{name}"
-            try:
-                found = self.disk.stat(path)
-                if not stat.S_ISREG(found.st_mode) or now - found.st_ctime <= older_than_s or is_in_use(name):
-                    continue
-                self.disk.unlink(path)
-            except FileNotFoundError:
-                continue
-            removed.append(path)
-        return removed
-
-    def _listdir(self, name: str) -> list[str]:
-        try:
-            return self.disk.listdir(self.subdirectory(name))
-        except FileNotFoundError:
-            raise NotAMaildirError(
-                f"{self.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
-            ) from None
-        except NotADirectoryError as exc:
-            raise self.not_a_maildir(self.subdirectory(name), exc) from None
-
 
 def unsyncable(path: str, exc: OSError) -> str:
     """Return the warning for a directory that is closed to us, as /home/alice/.. often is, or can be synced by nobody.
@@ -321,12 +317,3 @@ def _remember(disk: Disk, path: str, identity: tuple[int, int, int]) -> None:
         with contextlib.suppress(RuntimeError, StopIteration):  # another thread has just changed it
             _durable.pop(next(iter(_durable)), None)
     _durable[disk, path] = identity
-
-
-def _arrival(name: str) -> tuple[int, int, str]:
-    """Return what Dovecot sorts new mail by: the leading seconds, the number after M in the middle field, the name."""
-    seconds, _, rest = name.partition(".")
-    middle = rest.partition(".")[0]
-    micros = middle.partition("M")[2]
-    digits = micros[: len(micros) - len(micros.lstrip("0123456789"))]
-    return (int(seconds) if seconds.isdecimal() else 0, int(digits) if digits else 0, name)

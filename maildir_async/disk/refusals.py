@@ -22,6 +22,12 @@ T = TypeVar("T")
 
 _TOLD: Final = " (euid="
 
+_NOTHING: Final = (0, "")
+_UNKNOWN: Final = 1
+_LIKELY: Final = 2
+_CERTAIN: Final = 3
+
+_R: Final = 0o4
 _W: Final = 0o2  # in a digit of a mode
 _X: Final = 0o1
 
@@ -34,12 +40,7 @@ def explain(exc: BaseException, disk: Disk, paths: Sequence[str]) -> None:
     """
     if not isinstance(exc, PermissionError) or _TOLD in str(exc.strerror):
         return
-    found: str | None = None
-    for path in paths:
-        refusal, suspect = _refusal(disk, path)
-        found = refusal or found or suspect
-        if refusal:
-            break
+    _, found = max((_refusal(disk, path) for path in paths), key=_certainty)
     groups = f"egid={_named(os.getegid(), _group)}"
     who = f"{_TOLD}{_named(os.geteuid(), _user)} {groups}"
     exc.strerror = f"{exc.strerror or os.strerror(exc.errno or errno.EACCES)}{who}{f' {found}' if found else ''})"
@@ -54,10 +55,12 @@ def explained(directories: Directories, call: Callable[[], T]) -> T:
         raise
 
 
-def _refusal(disk: Disk, path: str) -> tuple[str, str]:
-    """Return what is missing for something to be made in the directory at *path*, "" if nothing is, as far as a mode
-    tells; and what else there is to be said of it.
-    """
+def _certainty(refusal: tuple[int, str]) -> int:
+    return refusal[0]
+
+
+def _refusal(disk: Disk, path: str) -> tuple[int, str]:
+    """Return what keeps something from being made in the directory at *path*, and how certain that is, by its mode."""
     here: str = path
     below = ""
     while True:
@@ -68,26 +71,26 @@ def _refusal(disk: Disk, path: str) -> tuple[str, str]:
         except FileNotFoundError:
             below = ""  # it is to be made
         except OSError:
-            return "", ""
+            return _NOTHING
         else:
             break
         if here in ("/", ""):
-            return (_described(f"missing +x perm: {here}", None), "")
+            return _CERTAIN, f"missing +x perm: {here}"
         here = os.path.dirname(here)
     try:
         if below:
             found = disk.stat(below)
-            return _described(f"missing +x perm: {below}", found, _X), ""
+            return _CERTAIN, _described(f"missing +x perm: {below}", found, _X)
     except OSError:
-        return f"missing +x perm: {below}", ""
-    if _may(found, _W):
-        return "", _described(f"UNIX perms appear ok (ACL, file attribute or security module?): {here}", found)
-    return _described(f"missing +w perm: {here}", found, _W), ""
+        return _CERTAIN, f"missing +x perm: {below}"
+    if not _may(found, _W):
+        return _CERTAIN, _described(f"missing +w perm: {here}", found, _W)
+    if not _may(found, _R):  # what is published is synced by a descriptor that can be read; nothing in tmp/ is
+        return _LIKELY, _described(f"missing +r perm: {here}", found, _R)
+    return _UNKNOWN, _described(f"UNIX perms appear ok (ACL, file attribute or security module?): {here}", found)
 
 
-def _described(what: str, found: os.stat_result | None, wanted: int = 0) -> str:
-    if found is None:
-        return what
+def _described(what: str, found: os.stat_result, wanted: int = 0) -> str:
     owner, group = _named(found.st_uid, _user), _named(found.st_gid, _group)
     text = f"{what} owned by {owner}:{group} mode={found.st_mode & 0o7777:04o}"
     if wanted and found.st_mode >> 3 & wanted and os.geteuid() != found.st_uid and not _is_in(found.st_gid):

@@ -27,17 +27,19 @@ class DeliveredDraft:
     """
 
     __slots__ = (
-        *("path", "key", "folder", "flags", "size", "wire_size"),
-        *("durability", "queued_s", "commit_s", "warnings"),
+        *("path", "key", "folder", "flags", "keywords", "size", "wire_size"),
+        *("durability", "duplicate", "queued_s", "commit_s", "warnings"),
     )
 
     path: str
     key: str
     folder: str | None
     flags: str
+    keywords: tuple[str, ...]
     size: int
     wire_size: int
     durability: Durability
+    duplicate: bool
     queued_s: float
     commit_s: float
     warnings: tuple[str, ...]
@@ -51,11 +53,13 @@ class Delivered(DeliveredDraft):
         path: where it was published, in ``new/`` or (with flags) ``cur/``. A mail reader may have moved it since.
         key: its name before any ``:``; this stays when a reader moves it or sets flags.
         folder: the Maildir++ folder, None for the maildir itself.
-        flags: sorted flag letters.
+        flags: sorted flag letters, without those that stand for keywords.
+        keywords: IMAP keywords, as asked for.
         size: bytes stored, prefix included.
         wire_size: bytes with every line end a CRLF (IMAP's RFC822.SIZE).
         durability: what was reached. Less than asked for only where the file system cannot sync directories,
             and then `warnings` says so.
+        duplicate: whether it was not stored, since one with the same key is there already: `path` is that one's.
         queued_s: seconds from being whole to being taken up by group commit.
         commit_s: seconds from then to being as durable as asked.
         warnings: what went wrong without endangering the message.
@@ -66,9 +70,11 @@ class Delivered(DeliveredDraft):
     key: str
     folder: str | None
     flags: str
+    keywords: tuple[str, ...]
     size: int
     wire_size: int
     durability: Durability
+    duplicate: bool
     queued_s: float
     commit_s: float
     warnings: tuple[str, ...] = field(default_factory=tuple)
@@ -80,9 +86,13 @@ class Delivered(DeliveredDraft):
 
     def __repr__(self) -> str:
         warned = f", {len(self.warnings)} warning(s)" if self.warnings else ""
+        folder = f" folder={self.folder!r}" if self.folder else ""
         flags = f" flags={self.flags}" if self.flags else ""
+        keywords = f" keywords={' '.join(self.keywords)}" if self.keywords else ""
+        if self.duplicate:
+            return f"<Delivered {self.key}{folder} a duplicate: not stored again>"
         return (
-            f"<Delivered {self.key}{flags} {self.size} bytes, {self.durability.name}, "
+            f"<Delivered {self.key}{folder}{flags}{keywords} {self.size} bytes, {self.durability.name}, "
             f"{(self.queued_s + self.commit_s) * 1000:.1f} ms{warned}>"
         )
 
@@ -92,7 +102,7 @@ class Delivered(DeliveredDraft):
             f"<tr><th style='text-align:left'>{field.name}</th>"
             f"<td style='text-align:left'>{html.escape(_shown(getattr(self, field.name)))}</td></tr>"
             for field in fields(self)
-            if getattr(self, field.name) not in (None, "", ())
+            if getattr(self, field.name) not in (None, "", (), False)
         )
         return f"<table><caption>Delivered</caption>{rows}</table>"
 

@@ -3,7 +3,7 @@
 import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypedDict, TypeVar
 
@@ -36,10 +36,13 @@ DEADLINE: Final = timedelta(hours=24)
 class MessageOptions(TypedDict, total=False):
     """The options of `maildir_async.Maildir.append` that make sense for many messages; they are explained there."""
 
+    folder: str | Sequence[str] | None
     flags: str
+    keywords: Iterable[str]
     received_at: datetime | float | None
     prefix: bytes
     newline: Newline
+    strip_from_line: bool
     durability: Durability | None
     size_limit: int | None
     deadline: timedelta

@@ -46,9 +46,13 @@ def delivered_from(
     queued_s: float,
     commit_s: float,
     warnings: tuple[str, ...],
+    *,
+    folder: str | None = None,
+    keywords: tuple[str, ...] = (),
 ) -> Delivered:
-    """Return what `delivered_to` was given."""
-    return Delivered(path, key, None, flags, size, wire_size, Durability(durability), queued_s, commit_s, warnings)
+    """Return what `delivered_to` was given: *folder* and *keywords* do not travel, since both sides know them."""
+    level = Durability(durability)
+    return Delivered(path, key, folder, flags, keywords, size, wire_size, level, False, queued_s, commit_s, warnings)
 
 
 def error_to(error: MaildirError) -> tuple[Any, ...]:

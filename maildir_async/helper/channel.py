@@ -289,7 +289,7 @@ class Channel:
             return
         if entry is not None:
             if kind == "done":
-                delivered = delivered_from(*answer)
+                delivered = delivered_from(*answer, folder=entry.mailbox.folder, keywords=entry.plan.keywords)
                 entry.path, entry.name = delivered.path, delivered.key
                 entry.size, entry.wire_size = delivered.size, delivered.wire_size
                 entry.delivered = delivered
@@ -321,8 +321,14 @@ def _joined(entry: Entry) -> bytes:
 def _options(mailbox: Mailbox, plan: Plan) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     directories, base = mailbox.directories, mailbox.directories.base
     return (
-        (directories.path, directories.create, mailbox.mode, base.directory, base.mount, directories.inherit_mode),
-        (plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),
+        (
+            *(directories.path, directories.create, mailbox.mode, base.directory, base.mount),
+            *(directories.root.path if directories.root is not None else "", directories.inherit_mode),
+        ),
+        (
+            *(plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),
+            *(plan.keywords, plan.strip_from_line),
+        ),
     )
 
 

@@ -2,8 +2,8 @@
 
 import errno
 from asyncio import AbstractEventLoop
-from functools import lru_cache
-from typing import Final
+from functools import lru_cache, partial
+from typing import Any, Final
 
 from maildir_async.commit.admission import Admission
 from maildir_async.commit.donation import Donation
@@ -16,7 +16,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.disk.threads import Crew
-from maildir_async.format.content import Content, Newline
+from maildir_async.format.content import Content
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import UniqueNames
 
@@ -78,11 +78,11 @@ class Work:
         self.mailbox = lru_cache(MAILBOXES)(self._make_mailbox)
         self._plain = lru_cache(PLANS)(self._make_plan)
 
-    def plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, newline: Newline) -> Plan:
+    def plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, *rest: Any) -> Plan:
         """Return what is asked for. A prefix, or a time, is hardly ever the same for two messages."""
         if prefix or mtime_ns is not None:
-            return self._make_plan(durability, flags, mtime_ns, prefix, newline)
-        return self._plain(durability, flags, mtime_ns, prefix, newline)
+            return self._make_plan(durability, flags, mtime_ns, prefix, *rest)
+        return self._plain(durability, flags, mtime_ns, prefix, *rest)
 
     def stream(self, mailbox: Mailbox, plan: Plan, name: str) -> StreamFile:
         """Return a file for a message that comes in chunks: it gets that *name* in ``tmp/``."""
@@ -98,13 +98,15 @@ class Work:
         self._queue.turns.submit(entry)
         return entry
 
-    def _make_mailbox(self, path: str, create: bool, mode: int, base: str, mount: str, inherit_mode: bool) -> Mailbox:
+    def _make_mailbox(
+        self, path: str, create: bool, mode: int, base: str, mount: str, root: str, inherit_mode: bool
+    ) -> Mailbox:
         where = Base(base, mount)
-        directories = Directories(path, disk=self._disk, create=create, base=where, inherit_mode=inherit_mode)
-        return Mailbox(directories, _no_names, mode)
+        directories = partial(Directories, disk=self._disk, create=create, base=where, inherit_mode=inherit_mode)
+        return Mailbox(directories(path, root=directories(root) if root else None), _no_names, mode)
 
-    def _make_plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, newline: Newline) -> Plan:
-        return Plan(Durability(durability), flags, mtime_ns, prefix, newline)
+    def _make_plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, *rest: Any) -> Plan:
+        return Plan(Durability(durability), flags, mtime_ns, prefix, *rest)
 
     def _look(self) -> bool:
         """Look after what may hang; return whether there is anything."""

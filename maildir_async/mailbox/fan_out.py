@@ -118,7 +118,8 @@ class FanOut:
         else:
             checked = {prefix: check_prefix(prefix) for prefix in set(prefixes)}
             prefixes = [checked[prefix] for prefix in prefixes]
-        self._parts = [Part(maildir, prefix) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
+        folder = options.get("folder")
+        self._parts = [Part(maildir, prefix, folder) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
         limits = [maildir.size_limit for maildir in maildirs if maildir.size_limit is not None]
         if options.get("size_limit") is None and limits:
             options["size_limit"] = min(limits)

@@ -2,47 +2,30 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any, Final, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, Self, Unpack, overload
 
-from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.entry import Plan
-from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.waiting import run_in_thread, until_done
-from maildir_async.disk.base import base_of
 from maildir_async.disk.calls import Disk
-from maildir_async.disk.directories import Directories
-from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
-from maildir_async.disk.refusals import explained
-from maildir_async.disk.room import check_room
-from maildir_async.disk.streamfile import streams_in_use
-from maildir_async.errors import append_error, busy_error
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
-from maildir_async.format.names import UniqueNames, names_for
+from maildir_async.format.folders import FolderEncoding
+from maildir_async.format.names import UniqueNames
 from maildir_async.format.options import (
     DEADLINE,
     AppendOptions,
     MessageOptions,
-    check_age,
     check_bool,
     check_callback,
-    check_count,
     check_deadline,
     check_durability,
-    check_file_mode,
-    check_hostname,
-    check_path,
     check_size_limit,
 )
-from maildir_async.group_commit import GroupCommit, default_commit
-from maildir_async.helper.channel import names_in_use_by_helpers
-from maildir_async.mailbox.index import Index
+from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.many import settle_many
-from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
+from maildir_async.mailbox.upkeep import Upkeep
 from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
 from maildir_async.receive.spool import CHUNK_SIZE
@@ -52,14 +35,11 @@ from maildir_async.receive.user_code import CallersContext
 
 __all__ = ["Maildir"]
 
-T = TypeVar("T")
-
-CLEAN_AGE: Final = timedelta(hours=36)  # "unchanged for 36 hours": the Maildir page
 CONCURRENCY: Final = 64
 _posix: Final = PosixDisk()
 
 
-class Maildir:
+class Maildir(Upkeep):
     """A maildir to deliver to. Making this object touches nothing and needs no loop.
 
     One object may be used from any number of event loops and threads at once, and any number of objects may stand
@@ -76,8 +56,11 @@ class Maildir:
         file_mode: permission bits of message files, whatever the umask.
         size_limit: bytes of the largest message taken, or None.
         hostname: the last part of file names; the machine's name by default.
+        folder_encoding: how the names of Maildir++ folders are written on the disk: IMAP's modified ``utf-7``, which
+            Dovecot expects, or ``utf-8`` with Courier's escapes.
         names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
-        inherit_mode: take mode and group of files from the directory, as Dovecot does.
+        inherit_mode: whether messages, and directories that are made, have the mode and group of the directory, as
+            Dovecot has it, and as root its owner; *file_mode* is of no account then. A refused group is a warning.
         disk: the system calls, for tests: see `maildir_async.testing`.
 
     """
@@ -94,35 +77,27 @@ class Maildir:
         file_mode: int = 0o600,
         size_limit: int | None = None,
         hostname: str | None = None,
+        folder_encoding: FolderEncoding = "utf-7",
         names: UniqueNames | None = None,
         inherit_mode: bool = False,
         disk: Disk = _posix,
     ) -> None:
-        if commit is not None and not isinstance(commit, GroupCommit):
-            raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
-        if not callable(getattr(disk, "identity", None)):
-            raise TypeError(f"disk must be a Disk, not {disk!r}")
-        base = base_of(create_below, require_mount)
-        may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
-        where = absolute(check_path(path))
-        directories = Directories(where, disk=disk, create=may_make, base=base, inherit_mode=inherits)
-        self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
+        super().__init__(
+            path,
+            create=create,
+            create_below=create_below,
+            require_mount=require_mount,
+            commit=commit,
+            file_mode=file_mode,
+            hostname=hostname,
+            folder_encoding=folder_encoding,
+            names=names,
+            inherit_mode=inherit_mode,
+            disk=disk,
+        )
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
-        self._commit = commit
         self._plan = Plan(durability)  # of a message of which nothing else is asked
-
-    @property
-    def path(self) -> str:
-        """Its absolute path."""
-        return self.mailbox.directories.path
-
-    @property
-    def commit(self) -> GroupCommit:
-        """The `GroupCommit` it shares syncs in."""
-        if self._commit is None:
-            self._commit = default_commit()
-        return self._commit
 
     def __repr__(self) -> str:
         return f"Maildir({self.path!r}, durability={self.durability})"
@@ -133,33 +108,17 @@ class Maildir:
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         await self.aclose()
 
-    async def create(self) -> None:
-        """Make the maildir, or what is missing of it, with mode 0700, durably, whatever ``create=`` said.
-
-        It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
-        a directory, `AppendError` (stage ``create``) for what the system says.
-        """
-        await _in_thread(self, self.mailbox.directories.make)
-
-    async def check_room(self, size: int = 0) -> None:
-        """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
-
-        `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
-        `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
-        """
-        size = check_count("size", size, least=0)
-        if self.commit.is_full and not self.commit.waits:
-            raise busy_error()
-        await _in_thread(self, partial(check_room, self.mailbox.directories, size))
-
     async def append(
         self,
         message: Any,
         *,
+        folder: str | Sequence[str] | None = None,
         flags: str = "",
+        keywords: Iterable[str] = (),
         received_at: datetime | float | None = None,
         prefix: bytes = b"",
         newline: Newline = "keep",
+        strip_from_line: bool = False,
         durability: Durability | None = None,
         size_limit: int | None = None,
         on_progress: Callable[[int], object] | None = None,
@@ -174,11 +133,16 @@ class Maildir:
             message: bytes-like; an `email.message.Message`; a binary file, which is read in a worker thread from
                 where it stands and is not closed; anything with an async ``read(n)``; an anyio byte stream; an
                 iterable or async iterable of bytes-like chunks. Never more than a few chunks of it are in memory.
+            folder: a Maildir++ folder to deliver to, made at first use where *create* allows it: parts with ``/``
+                between, or the parts themselves. The maildir itself if None, ``""`` or ``INBOX``.
             flags: letters out of DFPRST. With any, it goes to ``cur/``, which mail readers take as seen before.
+            keywords: IMAP keywords such as ``$Forwarded``, kept by letters that the folder's ``dovecot-keywords`` gives
+                them. With any, it goes to ``cur/``.
             received_at: what to set the file's mtime to (IMAP's INTERNALDATE); the time of delivery if None.
             prefix: whole header lines to store before the message, each ended by LF or CRLF. Where the message begins
                 with space or tab an empty line goes between, or it would continue the last of them.
             newline: ``keep`` the bytes as given; store ``lf`` or ``crlf`` line ends. Applies to *prefix* too.
+            strip_from_line: whether a leading mbox ``From `` line is dropped.
             durability: another level than the maildir's.
             size_limit: another limit than the maildir's: bytes as given, without *prefix*.
             on_progress: called on the loop with the bytes stored so far, now and then, and when all are.
@@ -196,18 +160,26 @@ class Maildir:
         """
         if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE:
             commit, plan = self._commit or self.commit, self._plan
-            is_plain = flags == "" and prefix == b"" and newline == "keep" and deadline is DEADLINE
-            if not (is_plain and received_at is None and durability is None):
+            mailbox = self.mailbox if folder is None else self.mailbox_of(folder)
+            is_plain = flags == "" and keywords == () and prefix == b"" and newline == "keep" and deadline is DEADLINE
+            if not (is_plain and received_at is None and durability is None and strip_from_line is False):
                 check_deadline(deadline)
-                level = self.durability if durability is None else durability
-                plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
+                plan = plan_of(
+                    self.durability if durability is None else durability,
+                    flags=flags,
+                    received_at=received_at,
+                    prefix=prefix,
+                    newline=newline,
+                    keywords=keywords,
+                    strip_from_line=strip_from_line,
+                )
             limit = self.size_limit if size_limit is None else check_size_limit(size_limit)
             if limit is not None:
-                refuse_large(self.mailbox, size, limit)
+                refuse_large(mailbox, size, limit)
             if on_progress is None:
-                return await append_whole(self.mailbox, commit, plan, message, size)
+                return await append_whole(mailbox, commit, plan, message, size)
             check_callback("on_progress", on_progress)
-            delivered = await append_whole(self.mailbox, commit, plan, message, size)
+            delivered = await append_whole(mailbox, commit, plan, message, size)
             CallersContext().show(asyncio.get_running_loop(), on_progress, delivered.size)
             return delivered
         if message is None:  # which an AppendTask takes, to be fed by hand
@@ -215,10 +187,13 @@ class Maildir:
         return await AppendTask(
             self,
             message,
+            folder=folder,
             flags=flags,
+            keywords=keywords,
             received_at=received_at,
             prefix=prefix,
             newline=newline,
+            strip_from_line=strip_from_line,
             durability=durability,
             size_limit=size_limit,
             on_progress=on_progress,
@@ -291,66 +266,3 @@ class Maildir:
                 if isinstance(outcome, Exception):
                     raise outcome
         return settled
-
-    async def index(self) -> Index:
-        """Return a live list: the messages that exist, then each one that this object delivers from now on.
-
-        An object whose index nobody holds keeps no list. A maildir that does not exist yet has no messages, unless
-        it may not be made: `NotAMaildirError`.
-        """
-        index = Index()
-        self.mailbox.listen(index)
-        await _in_thread(self, lambda: index.load(self.mailbox.directories.messages()))
-        return index
-
-    async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
-        """Remove what deliveries that were killed have left in ``tmp/``, and return the paths removed.
-
-        Only regular files whose ctime is older than *older_than*, and none that this process or its helper is writing,
-        by whatever path. Less than 36 hours is safe only where no other process delivers to this maildir.
-        """
-        clean = partial(self.mailbox.directories.clean_tmp, check_age(older_than), _is_in_use)
-        return await _in_thread(self, clean)
-
-    def statistics(self) -> MaildirStatistics:
-        """Return what has become of the messages given to this object. Never waits."""
-        return statistics_of(self.mailbox)
-
-    async def aclose(self) -> None:
-        """Take no more messages (`MaildirError`), and return when those in flight, on any loop, are settled.
-
-        A message that somebody is still feeding is waited for. Cancelling this stops the waiting, not the deliveries.
-        """
-        mailbox, loop = self.mailbox, asyncio.get_running_loop()
-        mailbox.close()
-        while mailbox.in_flight or mailbox.live_tasks():
-            # Looked at again after a while: a loop that is closed with a delivery in flight tells nobody.
-            await asyncio.wait([mailbox.drained(loop)], timeout=1.0)
-        while self.commit.queue.turns.has_to_tell(loop):  # noqa: ASYNC110 it takes turns of the loop, and no event
-            await asyncio.sleep(0)
-
-
-async def _in_thread(maildir: Maildir, call: Callable[[], T]) -> T:
-    """Return what a worker thread has *call* return, through cancellation of every kind. AppendError for an OSError."""
-    try:
-        call = partial(explained, maildir.mailbox.directories, call)
-        return await until_done(run_in_thread(asyncio.get_running_loop(), maildir.commit.streams.crew, call))
-    except OSError as exc:
-        raise append_error(exc, path=maildir.path, stage="create") from exc
-
-
-def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
-    """Return where names come from: one of the two says that, or neither."""
-    hostname = check_hostname(hostname)
-    if names is None:
-        return names_for(hostname)
-    if not callable(getattr(names, "next", None)):
-        raise TypeError(f"names must be UniqueNames or None, not {names!r}")
-    if hostname is not None:
-        raise ValueError("names brings its own hostname")
-    return names
-
-
-def _is_in_use(name: str) -> bool:
-    """Whether this process, or its helper, is writing a file of that name in some ``tmp/``: no two have the same."""
-    return name in names_in_use() or name in streams_in_use() or name.partition(",")[0] in names_in_use_by_helpers()

@@ -30,16 +30,18 @@ class Part:
 
     Attributes:
         maildir: which.
+        mailbox: which of its folders, or itself.
         prefix: what is stored before the message.
         same_as: another that stands for the same directory and gets the message; the outcome is that one's.
         delivered, error: the outcome, once it is known.
 
     """
 
-    __slots__ = ("delivered", "error", "maildir", "prefix", "same_as")
+    __slots__ = ("delivered", "error", "mailbox", "maildir", "prefix", "same_as")
 
-    def __init__(self, maildir: Maildir, prefix: bytes) -> None:
+    def __init__(self, maildir: Maildir, prefix: bytes, folder: str | Sequence[str] | None) -> None:
         self.maildir = maildir
+        self.mailbox = maildir.mailbox_of(folder)
         self.prefix = prefix
         self.same_as: Part | None = None
         self.delivered: Delivered | None = None
@@ -55,13 +57,13 @@ def find_same(parts: Sequence[Part], commits: Container[GroupCommit]) -> list[ob
     """
     found: dict[object, Part] = {}
     for part in sorted(parts, key=lambda part: not _takes(part, commits)):
-        directories = part.maildir.mailbox.directories
+        directories = part.mailbox.directories
         first = found.setdefault((directories.disk, directories.identity(), part.prefix), part)
         if first is not part:
             part.same_as = first
     keys: list[object] = []
     for part in parts:
-        mailbox = part.maildir.mailbox
+        mailbox = part.mailbox
         device = mailbox.directories.device() if part.same_as is None else None
         rights = _rights_in(mailbox.directories) if mailbox.inherits else mailbox.mode
         keys.append((mailbox.directories.disk, part.maildir.commit, rights, device))
@@ -80,7 +82,7 @@ def _rights_in(directories: Directories) -> object:
 
 
 def _takes(part: Part, commits: Container[GroupCommit]) -> bool:
-    return part.maildir.commit in commits and not part.maildir.mailbox.closed
+    return part.maildir.commit in commits and not part.mailbox.closed
 
 
 class SharedFile:
@@ -229,7 +231,7 @@ class SharedFile:
             place = self._place.share()
             self._task.take_place(place)
             if others:
-                self._task.link_into([part.maildir.mailbox for part in others])
+                self._task.link_into([part.mailbox for part in others])
             try:
                 self._task.begin()
             except MaildirError as exc:  # it has been closed

@@ -1,5 +1,6 @@
 """What has become of the messages of one `Maildir`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maildir_async.commit.mailbox import Mailbox
@@ -27,12 +28,12 @@ class MaildirStatistics:
     bytes_stored: int
 
 
-def statistics_of(mailbox: Mailbox) -> MaildirStatistics:
-    """Return what has become of the messages of *mailbox* by now."""
+def statistics_of(mailboxes: Sequence[Mailbox]) -> MaildirStatistics:
+    """Return what has become of the messages of *mailboxes* by now."""
     return MaildirStatistics(
-        in_flight=mailbox.in_flight + sum(not task.is_whole for task in mailbox.live_tasks()),
-        delivered=mailbox.delivered,
-        uncertain=mailbox.uncertain,
-        failed=mailbox.failed,
-        bytes_stored=mailbox.bytes_stored,
+        in_flight=sum(each.in_flight + sum(not task.is_whole for task in each.live_tasks()) for each in mailboxes),
+        delivered=sum(each.delivered for each in mailboxes),
+        uncertain=sum(each.uncertain for each in mailboxes),
+        failed=sum(each.failed for each in mailboxes),
+        bytes_stored=sum(each.bytes_stored for each in mailboxes),
     )

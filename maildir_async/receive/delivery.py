@@ -15,6 +15,7 @@ from typing import Any
 
 from maildir_async.commit.admission import Place
 from maildir_async.commit.entry import Chunks, Entry, Plan
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.errors import AppendError, UncertainAppendError, busy_error, closed_error
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.states import Event, State, event_of_abort, next_state
@@ -35,6 +36,7 @@ class Delivery:
 
     Args:
         maildir: where to.
+        mailbox: where in that.
         plan: what is asked for.
         size_limit: bytes of the largest message taken.
         on_progress: called with the bytes stored so far.
@@ -53,6 +55,7 @@ class Delivery:
     def __init__(
         self,
         maildir: Maildir,
+        mailbox: Mailbox,
         plan: Plan,
         *,
         size_limit: int | None,
@@ -68,7 +71,7 @@ class Delivery:
         self.ending: Ending | None = None
         self.reception: Reception | None = None  # while a message comes that is not whole at once
         self.unread: tuple[Any, Consumer] | None = None
-        self.submission = Submission(maildir.mailbox, plan)
+        self.submission = Submission(mailbox, plan)
         self.place: Place | None = None
         self._timer: asyncio.TimerHandle | None = None
         # Made by the start:
@@ -110,7 +113,7 @@ class Delivery:
         self._context = CallersContext()
         self.ending = Ending(self, loop)
         try:
-            mailbox = self._maildir.mailbox
+            mailbox = self.submission.mailbox
             if not mailbox.begin_task(self):
                 raise closed_error(mailbox.directories.path)
             self.state = state
@@ -293,7 +296,7 @@ class Delivery:
         self.state = next_state(self.state, event)
         if self._timer is not None:
             self._timer.cancel()
-        self._maildir.mailbox.end_task(self, failed=not self.submission.is_made)
+        self.submission.mailbox.end_task(self, failed=not self.submission.is_made)
         reception, self.reception = self.reception, None
         if reception is not None:
             reception.let_go()

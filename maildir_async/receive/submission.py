@@ -1,7 +1,7 @@
 """The boundary to group commit: a whole message becomes entries there, one for its file and one for each link to it."""
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import BinaryIO, Protocol
 
@@ -13,7 +13,7 @@ from maildir_async.disk.streamfile import StreamFile
 from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import check_flags
-from maildir_async.format.options import check_durability, nanoseconds
+from maildir_async.format.options import check_bool, check_durability, nanoseconds
 from maildir_async.group_commit import GroupCommit
 
 __all__ = ["Maildir", "Submission", "plan_of"]
@@ -26,6 +26,8 @@ def plan_of(
     received_at: datetime | float | None,
     prefix: bytes,
     newline: Newline,
+    keywords: Iterable[str] = (),
+    strip_from_line: bool = False,
 ) -> Plan:
     """Return the plan for a message of which this is asked. ValueError or TypeError for what is not valid."""
     return Plan(
@@ -34,15 +36,20 @@ def plan_of(
         nanoseconds(received_at),
         check_prefix(prefix),
         check_newline(newline),
+        tuple(keywords),
+        check_bool("strip_from_line", strip_from_line),
     )
 
 
 class Maildir(Protocol):
     """What a delivery needs of its `maildir_async.Maildir`."""
 
-    mailbox: Mailbox
     durability: Durability
     size_limit: int | None
+
+    def mailbox_of(self, folder: str | Sequence[str] | None) -> Mailbox:
+        """Return what stands for one of its folders, or for itself. Nothing is touched."""
+        ...
 
     @property
     def commit(self) -> GroupCommit:

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -53,10 +53,13 @@ class AppendTask:
         maildir: Maildir,
         message: Any = None,
         *,
+        folder: str | Sequence[str] | None = None,
         flags: str = "",
+        keywords: Iterable[str] = (),
         received_at: datetime | float | None = None,
         prefix: bytes = b"",
         newline: Newline = "keep",
+        strip_from_line: bool = False,
         durability: Durability | None = None,
         size_limit: int | None = None,
         on_progress: Callable[[int], object] | None = None,
@@ -67,9 +70,18 @@ class AppendTask:
         self._maildir = maildir
         self._message = message  # until the start
         level = maildir.durability if durability is None else durability
-        plan = plan_of(level, flags=flags, received_at=received_at, prefix=prefix, newline=newline)
+        plan = plan_of(
+            level,
+            flags=flags,
+            received_at=received_at,
+            prefix=prefix,
+            newline=newline,
+            keywords=keywords,
+            strip_from_line=strip_from_line,
+        )
         self._delivery = Delivery(
             maildir,
+            maildir.mailbox_of(folder),
             plan,
             size_limit=maildir.size_limit if size_limit is None else check_size_limit(size_limit),
             on_progress=check_callback("on_progress", on_progress),
@@ -110,7 +122,8 @@ class AppendTask:
 
     def __repr__(self) -> str:
         size = self.bytes_written if self._delivery.reception is None else self._delivery.reception.received
-        return f"<AppendTask {self._delivery.state.name} {size} bytes to {self._maildir.mailbox.directories.path}>"
+        path = self._delivery.submission.mailbox.directories.path
+        return f"<AppendTask {self._delivery.state.name} {size} bytes to {path}>"
 
     # Its beginning, and its end.
 
