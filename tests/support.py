@@ -22,7 +22,7 @@ from maildir_async.format.names import UniqueNames
 T = TypeVar("T")
 
 #: Seconds after which a test that waits in vain fails.
-PATIENCE_S: Final = 30
+PATIENCE_S: Final = 120
 
 #: For a property: the same examples in every run, however slow the machine.
 reproducible: Final = settings(deadline=None, database=None, derandomize=True)

@@ -216,10 +216,13 @@ def test_the_import_costs_little() -> None:
 REQUIRED: Final[Any] = inspect.Parameter.empty
 
 OPTIONS: Final[dict[str, Any]] = {
+    "folder": None,
     "flags": "",
+    "keywords": (),
     "received_at": None,
     "prefix": b"",
     "newline": "keep",
+    "strip_from_line": False,
     "durability": None,
     "size_limit": None,
     "on_progress": None,
@@ -237,6 +240,7 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
             "file_mode": 0o600,
             "size_limit": None,
             "hostname": None,
+            "folder_encoding": "utf-7",
         },
     ),
     (Maildir.append, ["self", "message"], OPTIONS),
@@ -244,7 +248,9 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
     (Maildir.append_many, ["self", "messages"], {"concurrency": 64, "on_progress": None, "return_exceptions": False}),
     (Maildir.clean_tmp, ["self", "older_than"], {}),
     (Maildir.create, ["self"], {}),
-    (Maildir.index, ["self"], {}),
+    (Maildir.index, ["self"], {"folder": None}),
+    (Maildir.folders, ["self"], {}),
+    (Maildir.create_folder, ["self", "folder"], {}),
     (Maildir.statistics, ["self"], {}),
     (Maildir.aclose, ["self"], {}),
     (AppendTask, ["maildir", "message"], OPTIONS),
@@ -298,9 +304,11 @@ def test_what_a_delivery_tells() -> None:
         "key",
         "folder",
         "flags",
+        "keywords",
         "size",
         "wire_size",
         "durability",
+        "duplicate",
         "queued_s",
         "commit_s",
         "warnings",
@@ -309,7 +317,7 @@ def test_what_a_delivery_tells() -> None:
     for name in ("future", "state", "tmp_path", "bytes_written"):
         assert isinstance(vars(AppendTask)[name], property)
     for name in ("append", "append_many", "create", "clean_tmp", "index", "aclose"):
-        assert inspect.iscoroutinefunction(vars(Maildir)[name])
+        assert inspect.iscoroutinefunction(getattr(Maildir, name))
     assert not inspect.iscoroutinefunction(Maildir.open_append)
 
 

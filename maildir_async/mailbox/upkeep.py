@@ -132,7 +132,7 @@ class Upkeep:
             raise busy_error()
         await self.in_thread(partial(check_room, self.mailbox.directories, size))
 
-    async def index(self, folder: str | Sequence[str] | None = None) -> Index:
+    async def index(self, *, folder: str | Sequence[str] | None = None) -> Index:
         """Return a live list: the messages that exist, then each one that this object delivers from now on.
 
         Of the maildir itself, or of one *folder*. An object whose index nobody holds keeps no list. A maildir that does
