@@ -54,7 +54,9 @@ class Site:
 
     def look(self) -> object:
         paths = [self.victim, *sorted(self.victim.rglob("*"))]
-        return tree(self.victim), [(path, path.lstat().st_uid, path.lstat().st_nlink) for path in paths]
+        return tree(self.victim), [
+            (path, *(getattr(path.lstat(), name) for name in ("st_uid", "st_nlink", "st_mode"))) for path in paths
+        ]
 
 
 @pytest.fixture
@@ -439,9 +441,15 @@ async def outcome_of(way: str, box: Maildir, attack: Attack) -> None:
 @pytest.mark.parametrize("place", ["tmp", "new", "Maildir"])
 @pytest.mark.parametrize("way", ["append", "append long", "append many", "create", "clean_tmp"])
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.heavy)], ids=["some", "each"])
+@pytest.mark.parametrize("inherit_mode", [False, pytest.param(True, marks=pytest.mark.heavy)], ids=["", "inherit"])
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
-async def test_a_directory_is_swapped_between_two_calls(site: Site, way: str, place: str, step: int) -> None:
-    """Before whichever call a link takes its place: nothing is written, made, given away or removed where it leads."""
+async def test_a_directory_is_swapped_between_two_calls(
+    site: Site, way: str, place: str, step: int, inherit_mode: bool
+) -> None:
+    """Before whichever call a link takes its place: nothing is written, made, given away, opened to a group, or removed
+    where it leads.
+    """
+    (site.root / "alice").chmod(0o2771)
     path = site.root / "alice/Maildir"
     swapped = path if place == "Maildir" else path / place
     target = site.victim if place == "Maildir" else site.victim / place
@@ -450,11 +458,12 @@ async def test_a_directory_is_swapped_between_two_calls(site: Site, way: str, pl
             await Maildir(path).create()
             (path / "tmp/old").write_bytes(b"")
         attack = Attack(nth, lambda: lay(swapped, target) if swapped.parent.exists() else None)
-        await outcome_of(way, Maildir(path, commit=GroupCommit()), attack)
+        await outcome_of(way, Maildir(path, commit=GroupCommit(), inherit_mode=inherit_mode), attack)
         assert site.look() == site.before, nth
         shutil.rmtree(site.root / "alice")
         (site.root / "alice").mkdir()
         os.chown(site.root / "alice", ALICE, GROUP)
+        (site.root / "alice").chmod(0o2771)
         if not attack.has_acted:
             assert nth > 10
             return

@@ -242,7 +242,7 @@ def test_only_a_taken_name_is_tried_again(box: Path, number: int) -> None:
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         file.create()
     assert caught.value.errno == number
-    assert [call.operation for call in disk.calls] == ["create"]
+    assert [call.operation for call in disk.calls if call.operation != "stat"] == ["create"]
     file.discard()
 
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.target import Above, FileSystem, Target
 from maildir_async.disk.calls import Disk
+from maildir_async.disk.rights import Rights
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
 
@@ -111,6 +112,7 @@ class Batch:
         tmps: what is known of each ``tmp/``, by disk and path.
         targets: where the next message for each disk and path is published.
         opened: all targets, those too that have been replaced.
+        rights: what files are to have, by disk and path of the maildir, for those that say so.
 
     """
 
@@ -124,6 +126,7 @@ class Batch:
         self.tmps: dict[tuple[Disk, str], Tmp] = {}
         self.targets: dict[tuple[Disk, str], Target] = {}
         self.opened: list[Target] = []
+        self.rights: dict[tuple[Disk, str], Rights] = {}
         self._lock = threading.Lock()
         self._hanging = 0  # threads that were left behind, and have not come back
         self._to_close: list[Target | Tmp] = []  # when they have

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 from maildir_async.commit.admission import Place
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.calls import UNSUPPORTED
+from maildir_async.disk.refusals import explain
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import MaildirError, Stage, UncertainAppendError, append_error
 from maildir_async.format.content import Newline
@@ -166,6 +167,8 @@ class Entry:
         """Have it fail with *exc*, and remove its file from ``tmp/``. Links that have been made stay. Blocks."""
         if self.error is not None:
             return
+        if isinstance(exc, PermissionError):
+            self._explain(exc)
         self.error = append_error(exc, path=self.mailbox.directories.path, stage=self.stage)
         self.chunks = b""
         for link in self.links:
@@ -178,6 +181,11 @@ class Entry:
             note = f"the file in tmp/ could not be removed: {type(further).__name__}: {further}"
         if note:
             self.error.add_note(note)
+
+    def _explain(self, exc: PermissionError) -> None:
+        directories = self.mailbox.directories
+        paths = [directories.tmp, directories.cur if self.plan.flags else directories.new]
+        explain(exc, directories.disk, paths if self.stage == "publish" else paths[:1])
 
     def _discard(self) -> str | None:
         disk = self.mailbox.directories.disk

@@ -52,7 +52,9 @@ class Mailbox:
     Attributes:
         directories: where it is.
         names: where file names come from.
-        mode: permission bits of message files.
+        mode: permission bits that message files are made with.
+        inherits: whether they get those of the directory, and its group, before anything is written.
+        sets_mode: whether they need more than to be made: it inherits, or the umask may have taken a bit away.
         folder: its name where it is a folder, as a person writes it; None for the maildir itself.
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
@@ -64,14 +66,17 @@ class Mailbox:
 
     __slots__ = (
         *("__weakref__", "_drained", "_keywords", "_lock", "bytes_stored", "closed", "delivered", "directories"),
-        *("failed", "folder", "in_flight", "listeners", "mode", "names", "tasks", "uncertain"),
+        *("failed", "folder", "in_flight", "inherits", "listeners", "mode", "names", "sets_mode", "tasks"),
+        "uncertain",
     )
 
     def __init__(self, directories: Directories, names: UniqueNames, mode: int, *, folder: str | None = None) -> None:
         self.directories = directories
         self.names = names
-        self.mode = mode
         self._keywords: Keywords | None = None
+        self.inherits = directories.inherit_mode
+        self.mode = 0o600 if self.inherits else mode
+        self.sets_mode = self.inherits or bool(mode & 0o077)
         self.folder = folder
         self.listeners: weakref.WeakSet[Listener] | None = None
         self.closed = False

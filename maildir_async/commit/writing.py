@@ -9,10 +9,11 @@ from typing import Final
 from maildir_async.commit.batch import WRITE, Batch, Hand, LeftBehind, Tmp
 from maildir_async.commit.entry import Entry
 from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, write_all
+from maildir_async.disk.rights import files_rights, give
 from maildir_async.disk.streamfile import NAME_TRIES, converted
 from maildir_async.format.content import Content, wire_size_of
 
-__all__ = ["Writing", "complete_stream", "convert", "create", "give_letters", "rename", "write_rest"]
+__all__ = ["Writing", "complete_stream", "convert", "create", "give_letters", "give_rights", "rename", "write_rest"]
 
 #: Messages in a round from which on it pays to open ``tmp/``: 1 µs for each that is created and moved, against 5 µs.
 MANY: Final = 8
@@ -60,8 +61,11 @@ class Writing:
                             entry.tmp_name = name
                         except (FileExistsError, FileNotFoundError):
                             fd = create(entry)
-                    if entry.mailbox.mode & 0o077:  # what the umask may have taken away
-                        disk.chmod(fd, entry.mailbox.mode)
+                    if entry.mailbox.sets_mode:
+                        if entry.mailbox.inherits:
+                            give_rights(entry, self._batch)
+                        else:  # what the umask may have taken away
+                            disk.chmod(fd, entry.mailbox.mode)
                     entry.stage = "write"
                     written = disk.write(fd, data) if data else 0
                     if written != size:
@@ -184,6 +188,17 @@ def create(entry: Entry) -> int:
     raise OSError(errno.EEXIST, "no free name in tmp/")
 
 
+def give_rights(entry: Entry, batch: Batch) -> None:
+    """Give its file, which has just been made, owner, group and mode as the maildir's directory says."""
+    disk, path = entry.mailbox.directories.disk, entry.mailbox.directories.path
+    rights = batch.rights.get((disk, path))
+    if rights is None:
+        rights = batch.rights[disk, path] = files_rights(disk, path)
+    if warning := give(disk, entry.fd, rights):
+        for member in entry.family:
+            member.warn(warning)
+
+
 def rename(entry: Entry) -> None:
     """Give it another name: there is a file that has this one."""
     entry.name = f"{entry.mailbox.names.next()},S={entry.size},W={entry.wire_size}"
@@ -204,6 +219,9 @@ def complete_stream(entry: Entry) -> None:
     tmp_name = file.name
     entry.tmp_name = tmp_name  # before it is the stream's no more: a sweeper has to know whose it is
     chunks = entry.chunks
+    for warning in file.warnings:
+        for member in entry.family:
+            member.warn(warning)
     entry.fd = file.complete((chunks,) if isinstance(chunks, bytes) else chunks)
     entry.chunks = b""
     entry.size, entry.wire_size = file.content.size, file.content.wire_size

@@ -13,9 +13,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
+from maildir_async.disk.rights import UNCHANGEABLE, without_group
 from maildir_async.errors import NotTrustedError
 
-__all__ = ["Owner", "Step", "create_as", "enter", "is_roots", "mkdir_as", "parent_of", "unlink_as"]
+__all__ = ["Owner", "Step", "create_as", "enter", "is_roots", "mkdir_as", "parent_of", "share_made", "unlink_as"]
 
 #: A uid and a gid; None is root: nothing has to be changed.
 Owner = tuple[int, int] | None
@@ -210,6 +211,35 @@ def mkdir_as(owner: Owner, name: str, mode: int, directory: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def share_made(name: str, mode: int, gid: int, directory: int | None, uid: int) -> None:
+    """Give a directory that *uid* has just had made these bits and this group, as `Disk.share` has it.
+
+    Whoever else can write to what it lies in can have put another directory of *uid*'s in its place, which is not meant
+    for a group. So only an empty one is shared, of which nothing is to be seen.
+    """
+    fd = os.open(name, _OPEN, dir_fd=directory)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != uid or os.listdir(fd):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), name)
+        refused: OSError | None = None
+        if gid not in (-1, found.st_gid):
+            try:
+                os.fchown(fd, -1, gid)
+            except OSError as exc:
+                if exc.errno not in UNCHANGEABLE:
+                    raise
+                refused = exc
+                mode = without_group(mode)
+        if stat.S_IMODE(found.st_mode) & 0o777 != mode:
+            os.fchmod(fd, mode | found.st_mode & stat.S_ISGID)
+        os.fsync(fd)  # its rights; what holds it is synced by the caller
+        if refused is not None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+    finally:
+        os.close(fd)
 
 
 def unlink_as(where: Step, name: str) -> None:

@@ -117,6 +117,15 @@ class Disk(Protocol):
 
     def mkdir(self, path: str, mode: int) -> None: ...
 
+    def share(self, path: str, mode: int, gid: int) -> None:
+        """Give a directory that this process has just made these bits, whatever the umask, and this group.
+
+        Durable on return. PermissionError if it may not have the group: then it has no more rights for the group it
+        has than for others. ENOTEMPTY if it is another directory by now, or others may have put something into it:
+        nothing has been done.
+        """
+        ...
+
     def open_directory(self, path: str) -> int: ...
 
     def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:

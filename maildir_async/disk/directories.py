@@ -8,6 +8,7 @@ from typing import Final
 
 from maildir_async.disk.base import Base
 from maildir_async.disk.calls import UNSUPPORTED, Disk
+from maildir_async.disk.rights import files_rights, give, share
 from maildir_async.errors import NotAMaildirError, NotTrustedError
 
 __all__ = ["Directories", "sync_directory", "unsyncable"]
@@ -50,13 +51,21 @@ class Directories:
         create: whether a delivery may make what is missing.
         base: what nothing is made without.
         root: of a folder, the maildir that it lies in.
+        inherit_mode: whether what is made has the rights of the directory that it is made in.
 
     """
 
-    __slots__ = ("base", "create", "cur", "disk", "is_whole", "new", "path", "root", "tmp")
+    __slots__ = ("base", "create", "cur", "disk", "inherit_mode", "is_whole", "new", "path", "root", "tmp")
 
     def __init__(
-        self, path: str, *, disk: Disk, create: bool, base: Base = _NOTHING, root: "Directories | None" = None
+        self,
+        path: str,
+        *,
+        disk: Disk,
+        create: bool,
+        base: Base = _NOTHING,
+        root: "Directories | None" = None,
+        inherit_mode: bool = False,
     ) -> None:
         self.path = path
         self.cur, self.new, self.tmp = (f"{path}/{name}" for name in SUBDIRECTORIES)
@@ -64,6 +73,7 @@ class Directories:
         self.create = create
         self.base = base
         self.root = root
+        self.inherit_mode = inherit_mode
         self.is_whole = False  # whether all three have been seen, by way of this object
 
     def subdirectory(self, name: str) -> str:
@@ -125,17 +135,16 @@ class Directories:
         self.check_inside()
         warnings += self._make_durable(existing)
         for path in reversed(missing):
-            self._make_directory(path)
+            warnings += self._make_directory(path)
             # Also if another has made it: he may have died since, and not have synced it.
             warnings += self._sync_holding([path] if path != self.path else [], os.path.dirname(path))
-        if self.root is not None:
-            self._make_marker()
+        unshared = self._make_marker() if self.root is not None else []
         for name in SUBDIRECTORIES:
-            self._make_directory(self.subdirectory(name))
+            unshared += self._make_directory(self.subdirectory(name))
         untold = bool(warnings) and not missing  # by us: the first delivery will say it, if it finds it to be done
         also = self._sync_holding([] if untold else [self.cur, self.new], self.path)
         self.is_whole = True
-        return also if untold else warnings + also
+        return (also if untold else warnings + also) + unshared
 
     def _make_durable(self, path: str) -> list[str]:
         """Sync what holds the entry of *path*, which is there, unless it is known to be durable. Return warnings."""
@@ -186,7 +195,8 @@ class Directories:
         self.disk.close(fd)
         return True
 
-    def _make_directory(self, path: str) -> None:
+    def _make_directory(self, path: str) -> list[str]:
+        """Make a directory, unless it is there. Return warnings: it may not be given to the group it is to have."""
         try:
             self.disk.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
@@ -194,14 +204,25 @@ class Directories:
                 raise self.not_a_maildir(path) from None  # a dangling symbolic link
         except NotADirectoryError as exc:
             raise self.not_a_maildir(path, exc) from None
+        else:
+            if self.inherit_mode:
+                return share(self.disk, path, is_new_root=not path.startswith(f"{(self.root or self).path}/"))
+        return []
 
-    def _make_marker(self) -> None:
-        """Make the empty file by which a folder is known from a maildir of its own (Courier's maildirmake(1))."""
+    def _make_marker(self) -> list[str]:
+        """Make the empty file by which a folder is known from a maildir of its own (Courier's maildirmake(1)).
+
+        Returns warnings: it may not be given to the group it is to have.
+        """
         try:
             fd = self.disk.create(f"{self.path}/{MARKER}", MARKER_MODE)
         except FileExistsError:
-            return
-        self.disk.close(fd)
+            return []
+        try:
+            warning = give(self.disk, fd, files_rights(self.disk, self.path)) if self.inherit_mode else None
+        finally:
+            self.disk.close(fd)
+        return [warning] if warning else []
 
     def check_inside(self) -> None:
         """Raise `NotAMaildirError` for a folder that does not lie in its maildir: a symbolic link that leads out."""

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from maildir_async.disk.calls import UNSUPPORTED, write_all
 from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.dotlock import Dotlock, Waiting, take
+from maildir_async.disk.rights import files_rights, give
 from maildir_async.errors import NotTrustedError, keywords_full_error
 from maildir_async.format.keywords import MOST, format_keywords, key, parse_keywords
 
@@ -183,6 +184,8 @@ class Keywords:
         waiting = Waiting(0.0, given.stale_s, given.clock, given.elapsed, given.sleep)
         file = take(disk, path, self._mode, waiting, protects=self._path, with_pid=False)
         try:
+            if self._directories.inherit_mode:
+                give(disk, file.fd, files_rights(disk, self._directories.path))
             write_all(disk, file.fd, format_keywords(known.names))
             if known.version is not None:
                 # Dovecot reads the file again only if its mtime, in whole seconds, is another; and wants it to grow.

@@ -18,6 +18,7 @@ from maildir_async.disk.as_root import (
     mkdir_as,
     not_trusted,
     parent_of,
+    share_made,
     unlink_as,
 )
 from maildir_async.disk.calls import UNSUPPORTED
@@ -197,6 +198,13 @@ class PosixDisk:
                     os.close(fd)
         else:
             os.mkdir(path, mode)
+
+    def share(self, path: str, mode: int, gid: int) -> None:
+        if _is_guarded(path):
+            with parent_of(path) as (where, name):
+                share_made(name, mode, gid, where.fd, _uid(where.owner))
+        else:
+            share_made(path, mode, gid, None, os.geteuid())
 
     def open_directory(self, path: str) -> int:
         if not os.geteuid() and not is_roots(path):

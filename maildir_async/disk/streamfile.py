@@ -10,6 +10,8 @@ from typing import Final
 
 from maildir_async.disk.calls import Disk, write_all
 from maildir_async.disk.directories import Directories
+from maildir_async.disk.refusals import explained
+from maildir_async.disk.rights import files_rights, give
 from maildir_async.errors import Stage
 from maildir_async.format.content import Content
 from maildir_async.format.names import UniqueNames
@@ -88,12 +90,13 @@ class StreamFile:
         content: what converts and counts the bytes.
         stage: the step it is at, or failed in.
         opened_at: when it was created (`time.monotonic`).
+        warnings: what could not be as it should, but keeps no message from being delivered.
 
     """
 
     __slots__ = (
         *("_directories", "_is_synced", "_lock", "_mode", "_names", "_over", "_synced_to"),
-        *("content", "fd", "name", "opened_at", "stage"),
+        *("content", "fd", "name", "opened_at", "stage", "warnings"),
     )
 
     def __init__(
@@ -111,6 +114,7 @@ class StreamFile:
         self.fd = -1
         self.stage: Stage = "queue"
         self.opened_at = 0.0
+        self.warnings: list[str] = []
 
     @property
     def path(self) -> str:
@@ -119,6 +123,9 @@ class StreamFile:
 
     def create(self) -> None:
         """Make the file in ``tmp/``, and first whatever is missing of the maildir."""
+        explained(self._directories, self._create)
+
+    def _create(self) -> None:
         with self._lock:
             self._begin("create")
             disk, made = self._directories.disk, False
@@ -134,7 +141,7 @@ class StreamFile:
                     _in_use.pop(name, None)
                     if made:
                         raise
-                    self._directories.make_missing()
+                    self.warnings += self._directories.make_missing()
                     made = True
                     continue
                 except BaseException:
@@ -142,7 +149,10 @@ class StreamFile:
                     raise
                 self.name = name
                 self.opened_at = time.monotonic()
-                if self._mode & 0o077:  # what the umask may have taken away
+                if self._directories.inherit_mode:
+                    warning = give(disk, self.fd, files_rights(disk, self._directories.path))
+                    self.warnings += [warning] if warning else []
+                elif self._mode & 0o077:  # what the umask may have taken away
                     disk.chmod(self.fd, self._mode)
                 return
             raise OSError(errno.EEXIST, "no free name in tmp/")

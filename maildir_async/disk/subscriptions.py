@@ -9,6 +9,7 @@ from typing import Final
 from maildir_async.disk.calls import UNSUPPORTED, write_all
 from maildir_async.disk.directories import Directories, sync_directory
 from maildir_async.disk.dotlock import Waiting, take
+from maildir_async.disk.rights import files_rights, give
 from maildir_async.format.subscriptions import with_subscription
 
 __all__ = ["subscribe", "subscribe_to"]
@@ -59,6 +60,8 @@ def subscribe(directories: Directories, parts: Sequence[str], mode: int = 0o600,
         changed = with_subscription(data, parts)
         if changed is None:
             return False
+        if directories.inherit_mode:
+            give(disk, lock.fd, files_rights(disk, directories.path))
         write_all(disk, lock.fd, changed)
         disk.sync(lock.fd)
         lock.close()

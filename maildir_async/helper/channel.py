@@ -323,7 +323,7 @@ def _options(mailbox: Mailbox, plan: Plan) -> tuple[tuple[Any, ...], tuple[Any, 
     return (
         (
             *(directories.path, directories.create, mailbox.mode, base.directory, base.mount),
-            directories.root.path if directories.root is not None else "",
+            *(directories.root.path if directories.root is not None else "", directories.inherit_mode),
         ),
         (
             *(plan.durability.value, plan.flags, plan.mtime_ns, plan.prefix, plan.newline),

@@ -98,8 +98,11 @@ class Work:
         self._queue.turns.submit(entry)
         return entry
 
-    def _make_mailbox(self, path: str, create: bool, mode: int, base: str, mount: str, root: str) -> Mailbox:
-        directories = partial(Directories, disk=self._disk, create=create, base=Base(base, mount))
+    def _make_mailbox(
+        self, path: str, create: bool, mode: int, base: str, mount: str, root: str, inherit_mode: bool
+    ) -> Mailbox:
+        where = Base(base, mount)
+        directories = partial(Directories, disk=self._disk, create=create, base=where, inherit_mode=inherit_mode)
         return Mailbox(directories(path, root=directories(root) if root else None), _no_names, mode)
 
     def _make_plan(self, durability: str, flags: str, mtime_ns: int | None, prefix: bytes, *rest: Any) -> Plan:

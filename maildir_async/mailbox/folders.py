@@ -52,7 +52,14 @@ class Folders:
         root = self.root
         above = root.directories
         path = f"{above.path}/{name}"
-        directories = Directories(path, disk=above.disk, create=above.create, base=above.base, root=above)
+        directories = Directories(
+            path,
+            disk=above.disk,
+            create=above.create,
+            base=above.base,
+            root=above,
+            inherit_mode=above.inherit_mode,
+        )
         mailbox = Mailbox(directories, root.names, root.mode, folder=folder)
         if root.closed:
             mailbox.close()

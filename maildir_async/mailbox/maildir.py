@@ -59,6 +59,8 @@ class Maildir(Upkeep):
         folder_encoding: how the names of Maildir++ folders are written on the disk: IMAP's modified ``utf-7``, which
             Dovecot expects, or ``utf-8`` with Courier's escapes.
         names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
+        inherit_mode: whether messages, and directories that are made, have the mode and group of the directory, as
+            Dovecot has it, and as root its owner; *file_mode* is of no account then. A refused group is a warning.
         disk: the system calls, for tests: see `maildir_async.testing`.
 
     """
@@ -77,6 +79,7 @@ class Maildir(Upkeep):
         hostname: str | None = None,
         folder_encoding: FolderEncoding = "utf-7",
         names: UniqueNames | None = None,
+        inherit_mode: bool = False,
         disk: Disk = _posix,
     ) -> None:
         super().__init__(
@@ -89,6 +92,7 @@ class Maildir(Upkeep):
             hostname=hostname,
             folder_encoding=folder_encoding,
             names=names,
+            inherit_mode=inherit_mode,
             disk=disk,
         )
         self.durability = check_durability(durability)

@@ -12,6 +12,8 @@ from maildir_async.commit.entry import WITHDRAWN
 from maildir_async.commit.publishing import wants_copy
 from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.disk.calls import UNLINKABLE
+from maildir_async.disk.directories import Directories
+from maildir_async.disk.rights import files_rights
 from maildir_async.errors import MaildirError, NotAMaildirError, append_error
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.options import MessageOptions
@@ -63,8 +65,20 @@ def find_same(parts: Sequence[Part], commits: Container[GroupCommit]) -> list[ob
     for part in parts:
         mailbox = part.mailbox
         device = mailbox.directories.device() if part.same_as is None else None
-        keys.append((mailbox.directories.disk, part.maildir.commit, mailbox.mode, device))
+        rights = _rights_in(mailbox.directories) if mailbox.inherits else mailbox.mode
+        keys.append((mailbox.directories.disk, part.maildir.commit, rights, device))
     return keys
+
+
+def _rights_in(directories: Directories) -> object:
+    """Return what is the same for maildirs whose files are to have the same owner, group and mode.
+
+    Of one that is yet to be made that is not known: it shares no file.
+    """
+    try:
+        return files_rights(directories.disk, directories.path)
+    except OSError:
+        return directories.path
 
 
 def _takes(part: Part, commits: Container[GroupCommit]) -> bool:

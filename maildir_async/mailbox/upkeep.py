@@ -15,6 +15,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.listing import clean_tmp, messages
 from maildir_async.disk.paths import absolute
+from maildir_async.disk.refusals import explained
 from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.disk.subscriptions import subscribe_to
@@ -62,6 +63,7 @@ class Upkeep:
         hostname: str | None,
         folder_encoding: FolderEncoding,
         names: UniqueNames | None,
+        inherit_mode: bool,
         disk: Disk,
     ) -> None:
         if commit is not None and not isinstance(commit, GroupCommit):
@@ -69,7 +71,9 @@ class Upkeep:
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
         base = base_of(create_below, require_mount)
-        directories = Directories(absolute(check_path(path)), disk=disk, create=check_bool("create", create), base=base)
+        may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
+        where = absolute(check_path(path))
+        directories = Directories(where, disk=disk, create=may_make, base=base, inherit_mode=inherits)
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
         self._folders = Folders(self.mailbox, check_folder_encoding(folder_encoding))
         self._commit = commit
@@ -91,7 +95,8 @@ class Upkeep:
         return self.mailbox if folder is None else self._folders.of(folder)
 
     async def create(self) -> None:
-        """Make the maildir, or what is missing of it, with mode 0700, durably, whatever ``create=`` said.
+        """Make the maildir, or what is missing of it, durably, whatever ``create=`` said: with mode 0700, or what
+        *inherit_mode* has it be.
 
         It may exist, and others may be making it at the same time. `NotAMaildirError` if something on the way is not
         a directory, `AppendError` (stage ``create``) for what the system says.
@@ -111,9 +116,10 @@ class Upkeep:
         """
         check_bool("subscribe", subscribe)
         mailbox = self.mailbox_of(folder)
-        await self.in_thread(mailbox.directories.make)
+        directories = mailbox.directories
+        await self.in_thread(partial(explained, directories, directories.make))
         if subscribe:
-            await self.in_thread(partial(subscribe_to, mailbox.directories, mailbox.mode))
+            await self.in_thread(partial(explained, directories, partial(subscribe_to, directories, mailbox.mode)))
 
     async def folders(self) -> list[str]:
         """Return the Maildir++ folders that are there, as a person writes them, sorted. The maildir itself is none.
@@ -181,6 +187,7 @@ class Upkeep:
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Return what a worker thread has *call* return. AppendError for an OSError. Cancellation of any kind waits."""
+        call = partial(explained, self.mailbox.directories, call)
         try:
             return await until_done(run_in_thread(asyncio.get_running_loop(), self.commit.streams.crew, call))
         except OSError as exc:

@@ -230,6 +230,10 @@ class CrashDisk:
                 raise _error(errno.EEXIST, path)
             directory.entries[name] = _Inode(next(self._numbers), stat.S_IFDIR | mode)
 
+    def share(self, path: str, mode: int, gid: int) -> None:
+        with self._changing():
+            self._get(path).mode = stat.S_IFDIR | mode
+
     def open_directory(self, path: str) -> int:
         with self._lock:
             inode = self._get(path)

@@ -185,6 +185,9 @@ class FaultDisk:
     def mkdir(self, path: str, mode: int) -> None:
         self._call("mkdir", path, lambda: self._disk.mkdir(path, mode))
 
+    def share(self, path: str, mode: int, gid: int) -> None:
+        self._call("share", path, lambda: self._disk.share(path, mode, gid))
+
     def open_directory(self, path: str) -> int:
         return self._call("open_directory", path, lambda: self._opened(self._disk.open_directory(path), path))
 
