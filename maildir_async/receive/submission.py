@@ -122,7 +122,7 @@ class Submission:
         self.file = StreamFile(
             mailbox.directories,
             mailbox.names,
-            Content(prefix=plan.prefix, newline=plan.newline),
+            Content(prefix=plan.prefix, newline=plan.newline, strip_from_line=plan.strip_from_line),
             mode=mailbox.mode,
             is_synced=plan.durability is not Durability.NONE,
         )
