@@ -320,7 +320,7 @@ async def test_a_cancellation_at_every_call(tmp_path: Path, first: int, step: in
         await maildir.aclose()
         assert maildir.statistics().delivered == len(found.get("new", []))
         ends.add(len(found.get("new", [])))
-    assert ends == {0, 5}
+    assert ends == {0, 5} or (step > 1 and ends == {0})
 
 
 async def test_a_message_that_hangs_is_held_when_it_has_been_synced(tmp_path: Path) -> None:
