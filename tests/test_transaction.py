@@ -395,6 +395,29 @@ def test_a_loop_that_is_gone(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"tmp": [], "new": [], "cur": []}
 
 
+def test_a_loop_that_is_gone_while_a_message_is_synced(tmp_path: Path) -> None:
+    """What is ready to be held only after its transaction has been given up is removed at once."""
+    gate = Gate()
+    maildir = Maildir(tmp_path, disk=FaultDisk(Fault("sync", gate=gate, path="/tmp/")), commit=GroupCommit())
+
+    async def begin() -> None:
+        held.append(asyncio.ensure_future(maildir.append_many([b"1"], atomic=True)))
+        await gate.reached()
+
+    held: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    deadline = time.monotonic() + 30
+    while maildir.mailbox.in_flight and time.monotonic() < deadline:  # until it has been given up
+        time.sleep(0.01)
+    assert contents(tmp_path)["tmp"] == [b"1"]
+    gate.open()
+    while contents(tmp_path)["tmp"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert contents(tmp_path) == {"tmp": [], "new": [], "cur": []}
+
+
 async def test_what_is_held_is_in_use_and_not_a_childs(tmp_path: Path) -> None:
     """A sweeper leaves what waits in ``tmp/`` to be published; so does a forked child, in which none is in use."""
     maildir = Maildir(tmp_path, commit=GroupCommit())
