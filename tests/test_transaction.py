@@ -245,7 +245,7 @@ async def test_a_directory_that_cannot_be_synced(tmp_path: Path) -> None:
     disk = FaultDisk()
     maildir = Maildir(tmp_path, disk=disk, commit=GroupCommit())
     await maildir.append(b"before")
-    disk.faults.append(Fault("sync", errno.EIO, path="/new"))
+    disk.faults.append(Fault("sync", errno.EIO, path=f"{tmp_path}/new"))
     with pytest.raises(AppendError) as raised:
         await maildir.append_many([b"1", b"2"], atomic=True)
     assert type(raised.value) is AppendError
@@ -263,7 +263,7 @@ async def test_what_a_reader_has_moved_is_named(tmp_path: Path) -> None:
     maildir = Maildir(tmp_path, disk=disk, commit=GroupCommit())
     before = await maildir.append(b"before")
     os.unlink(before.path)
-    disk.faults.append(Fault("sync", errno.EIO, path="/new", gate=move))
+    disk.faults.append(Fault("sync", errno.EIO, path=f"{tmp_path}/new", gate=move))
     with pytest.raises(AppendError) as raised:
         await maildir.append_many([b"1", b"2"], atomic=True)
     assert contents(tmp_path) == {"tmp": [], "new": [], "cur": [b"1", b"2"]}
@@ -279,7 +279,7 @@ async def test_a_cancellation_before_publishing(tmp_path: Path, operation: str) 
         gate, disk = Gate(), FaultDisk()
         maildir = Maildir(tmp_path, disk=disk, commit=GroupCommit())
         await maildir.create()
-        disk.faults.append(Fault(operation, gate=gate, path="/tmp/", nth=nth))
+        disk.faults.append(Fault(operation, gate=gate, path=f"{tmp_path}/tmp/", nth=nth))
         task = asyncio.ensure_future(maildir.append_many(messages(), atomic=True, concurrency=2))
         await gate.reached()
         task.cancel()
@@ -330,7 +330,7 @@ async def test_a_message_that_hangs_is_held_when_it_has_been_synced(tmp_path: Pa
     disk = FaultDisk()
     maildir = Maildir(tmp_path, disk=disk, commit=commit)
     await maildir.create()
-    disk.faults.append(Fault("sync", gate=gate, path="/tmp/"))
+    disk.faults.append(Fault("sync", gate=gate, path=f"{tmp_path}/tmp/"))
 
     def others_are_held(count: int, *_: int | None) -> None:
         if count == 2:
@@ -349,7 +349,7 @@ async def test_a_cancellation_while_publishing(tmp_path: Path, native: bool) -> 
     gate, disk = Gate(), FaultDisk()
     maildir = Maildir(tmp_path, disk=disk, commit=GroupCommit())
     await maildir.append(b"before")
-    disk.faults.append(Fault("sync", gate=gate, path="/new"))
+    disk.faults.append(Fault("sync", gate=gate, path=f"{tmp_path}/new"))
 
     async def scoped() -> None:
         with anyio.CancelScope() as scope:
@@ -398,7 +398,7 @@ def test_a_loop_that_is_gone(tmp_path: Path) -> None:
 def test_a_loop_that_is_gone_while_a_message_is_synced(tmp_path: Path) -> None:
     """What is ready to be held only after its transaction has been given up is removed at once."""
     gate = Gate()
-    maildir = Maildir(tmp_path, disk=FaultDisk(Fault("sync", gate=gate, path="/tmp/")), commit=GroupCommit())
+    maildir = Maildir(tmp_path, disk=FaultDisk(Fault("sync", gate=gate, path=f"{tmp_path}/tmp/")), commit=GroupCommit())
 
     async def begin() -> None:
         held.append(asyncio.ensure_future(maildir.append_many([b"1"], atomic=True)))
