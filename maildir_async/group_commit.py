@@ -17,11 +17,11 @@ from maildir_async.commit.admission import Admission, Place
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.queue import PATIENCE_S, Queue
-from maildir_async.commit.streams import Streams, Watch
+from maildir_async.commit.streams import Streams, Unfinished, Watch
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import syncfs_tells_errors
-from maildir_async.disk.streamfile import StreamFile, discard_all
+from maildir_async.disk.streamfile import discard_all
 from maildir_async.disk.threads import Crew
 from maildir_async.format.options import check_bool, check_count
 from maildir_async.helper.channel import Channel
@@ -154,7 +154,7 @@ class GroupCommit:
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""
-        if self._delegation is not None and not entry.links:
+        if self._delegation is not None and not entry.links and not entry.plan.held:
             channel = self.channel(entry.loop, entry.mailbox.directories.disk)
             if channel is not None:
                 channel.submit(entry)
@@ -174,7 +174,7 @@ class GroupCommit:
                 member.mailbox.withdrawn()
         return True
 
-    def stream_opened(self, file: StreamFile, loop: AbstractEventLoop) -> None:
+    def stream_opened(self, file: Unfinished, loop: AbstractEventLoop) -> None:
         """Keep an eye on a message being received on *loop*: if that vanishes, the message is discarded."""
         self.streams.opened(file, loop)
         self._watch.keep()

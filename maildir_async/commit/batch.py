@@ -29,6 +29,8 @@ __all__ = [
     "Keeper",
     "LeftBehind",
     "Tmp",
+    "hold",
+    "let_go",
     "names_in_use",
     "settled",
 ]
@@ -246,6 +248,17 @@ class Batch:
 
 _live: Final[set[Batch]] = set()
 _left_behind: Final[set[Entry]] = set()
+_held: Final[set[Entry]] = set()
+
+
+def hold(entry: Entry) -> None:
+    """Remember that the file of *entry* stays in ``tmp/`` until somebody lets go of it: it is synced, and closed."""
+    _held.add(entry)
+
+
+def let_go(entries: Iterable[Entry]) -> None:
+    """Forget *entries*: they are in another round, or gone."""
+    _held.difference_update(entries)
 
 
 def settled(entries: Iterable[Entry]) -> None:
@@ -256,7 +269,7 @@ def settled(entries: Iterable[Entry]) -> None:
 def names_in_use() -> set[str]:
     """Return the names in ``tmp/`` that rounds of this process have given to files, or are about to."""
     entries = [entry for batch in list(_live) for entry in batch.entries]
-    entries += list(_left_behind)
+    entries += [*list(_left_behind), *list(_held)]
     return {name for entry in entries for name in (entry.name, entry.tmp_name) if name}
 
 
@@ -267,6 +280,7 @@ def _leave_to_parent() -> None:
         entry.disown()
     _live.clear()
     _left_behind.clear()
+    _held.clear()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

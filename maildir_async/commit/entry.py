@@ -44,11 +44,22 @@ class Plan:
         newline: what to do with line ends.
         keywords: IMAP keywords, which become letters among its flags.
         strip_from_line: whether a leading mbox ``From `` line is dropped.
+        held: whether it is not to be published yet: group commit has done with it when it is synced and closed.
         as_given: whether the bytes given are those stored.
 
     """
 
-    __slots__ = ("as_given", "durability", "flags", "keywords", "mtime_ns", "newline", "prefix", "strip_from_line")
+    __slots__ = (
+        "as_given",
+        "durability",
+        "flags",
+        "held",
+        "keywords",
+        "mtime_ns",
+        "newline",
+        "prefix",
+        "strip_from_line",
+    )
 
     def __init__(
         self,
@@ -67,6 +78,7 @@ class Plan:
         self.newline: Newline = newline
         self.keywords = keywords
         self.strip_from_line = strip_from_line
+        self.held = False
         self.as_given = not prefix and newline == "keep" and not strip_from_line
 
 

@@ -4,7 +4,7 @@ import errno
 from collections import deque
 from typing import Final
 
-from maildir_async.commit.batch import PUBLISH, Batch, Hand, LeftBehind
+from maildir_async.commit.batch import PUBLISH, Batch, Hand, LeftBehind, hold
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.syncing import DirectorySyncing
 from maildir_async.commit.target import Target
@@ -55,7 +55,10 @@ class Publishing:
             hand[entry] = None
             failure: BaseException | None = None
             try:
-                if entry.flags or entry.source is not None or entry.links:
+                if plan.held:
+                    _close_file(entry)
+                    hold(entry)
+                elif entry.flags or entry.source is not None or entry.links:
                     found = publish(entry, path, target)
                 else:
                     name = entry.name

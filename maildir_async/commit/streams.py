@@ -6,15 +6,22 @@ import time
 import weakref
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from maildir_async.disk.streamfile import StreamFile
 from maildir_async.disk.threads import Crew
 
-__all__ = ["Streams", "Watch"]
+__all__ = ["Streams", "Unfinished", "Watch"]
 
 #: Threads for streams' writes, each at most one at a time per message.
 STREAM_THREADS: Final = 32
+
+
+class Unfinished(Protocol):
+    """What a loop that vanishes would leave in ``tmp/``: a `StreamFile`, or the held messages of a transaction."""
+
+    def discard(self) -> object:
+        """Remove it. Blocks."""
+        ...
 
 
 class Streams:
@@ -31,16 +38,16 @@ class Streams:
 
     def reset(self) -> None:
         """Start anew, in a forked child."""
-        self._loops: dict[StreamFile, weakref.ref[AbstractEventLoop]] = {}
+        self._loops: dict[Unfinished, weakref.ref[AbstractEventLoop]] = {}
 
     def __len__(self) -> int:
         return len(self._loops)
 
-    def opened(self, file: StreamFile, loop: AbstractEventLoop) -> None:
+    def opened(self, file: Unfinished, loop: AbstractEventLoop) -> None:
         """Keep an eye on a message being received on *loop*."""
         self._loops[file] = weakref.ref(loop)
 
-    def over(self, file: StreamFile) -> None:
+    def over(self, file: Unfinished) -> None:
         """Keep no more eye on it."""
         self._loops.pop(file, None)
 

@@ -159,12 +159,12 @@ def give_letters(entry: Entry) -> None:
 
 
 def convert(entry: Entry) -> bytes:
-    """Return what is to be stored: its prefix, and its bytes with the line ends asked for."""
+    """Return what is to be stored: its prefix, and its bytes without an mbox line, with the line ends asked for."""
     plan, chunks = entry.plan, entry.chunks
     given = chunks if isinstance(chunks, bytes) else b"".join(chunks)
     if plan.as_given:
         return given
-    content = Content(prefix=plan.prefix, newline=plan.newline)
+    content = Content(prefix=plan.prefix, newline=plan.newline, strip_from_line=plan.strip_from_line)
     return converted(content, given) + content.end()
 
 

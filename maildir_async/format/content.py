@@ -1,4 +1,4 @@
-"""The bytes of one message on their way to its file: prefix, newline policy, and the two sizes. Pure."""
+"""The bytes of one message on their way to its file: its mbox line, prefix, newline policy, two sizes. Pure."""
 
 import re
 from typing import Final, Literal
@@ -8,6 +8,10 @@ __all__ = ["Content", "Newline", "check_newline", "check_prefix", "wire_size_of"
 Newline = Literal["keep", "lf", "crlf"]
 """``keep`` stores what was given, ``lf`` turns each CRLF into LF, ``crlf`` turns each LF without a CR into CRLF.
 A CR that no LF follows is data, and is left alone by all three."""
+
+#: Bytes of the longest mbox line that is found: what of a message is held back until its end is seen. No system makes
+#: a longer one: it has an address (RFC 5321 allows 256 bytes) and a date.
+FROM_LINE_MOST: Final = 4096
 
 NEWLINES: Final[tuple[Newline, ...]] = ("keep", "lf", "crlf")
 
@@ -58,17 +62,19 @@ class Content:
     Attributes:
         prefix: what is still to be stored before the first byte of the message.
         newline: the policy.
+        head: with *strip_from_line*, what has come while that may be an mbox line; None once it is known.
         size: bytes stored so far, prefix included (the name's ``,S=``).
         wire_size: what `size` would be with every line end a CRLF (``,W=``, IMAP's RFC822.SIZE): one more for
             each LF that no CR precedes.
 
     """
 
-    __slots__ = ("_after_cr", "_held", "newline", "prefix", "size", "wire_size")
+    __slots__ = ("_after_cr", "_held", "head", "newline", "prefix", "size", "wire_size")
 
-    def __init__(self, *, prefix: bytes = b"", newline: Newline = "keep") -> None:
+    def __init__(self, *, prefix: bytes = b"", newline: Newline = "keep", strip_from_line: bool = False) -> None:
         self.prefix = prefix
         self.newline: Newline = newline
+        self.head: bytes | None = b"" if strip_from_line else None
         self._held = b""  # a CR kept back until the next byte shows whether it belongs to a line end
         self._after_cr = False  # whether the last byte stored is a CR
         self.size = 0
@@ -76,6 +82,8 @@ class Content:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to store for *chunk*: possibly none yet, possibly a CR kept back before."""
+        if self.head is not None:
+            chunk = self._without_from_line(self.head, chunk)
         if self.prefix and chunk:
             chunk, self.prefix = _after(self.prefix, chunk), b""
         if self.newline != "keep":
@@ -97,12 +105,30 @@ class Content:
 
     def end(self) -> bytes:
         """Return what is still to be stored once no more chunks come."""
-        if not self.prefix and not self._held:  # nearly always
+        if not self.prefix and not self._held and not self.head:  # nearly always
             return b""
+        head, self.head = self.head, None
+        rest = self.feed(head) if head else b""  # a beginning that turned out to be no whole line
         prefix, self.prefix = self.prefix, b""
-        rest = self.feed(prefix)  # of an empty message
+        rest += self.feed(prefix)  # of an empty message
         held, self._held = self._held, b""
         return rest + self._counted(held)
+
+    def _without_from_line(self, head: bytes, chunk: bytes) -> bytes:
+        """Return what there is of the message, after *head*, with *chunk*, once it is known where it begins; or b"".
+
+        An mbox file has a line ``From `` before each message (RFC 4155), which is none of its headers. A beginning that
+        has no LF is not a line, and is kept.
+        """
+        head += chunk
+        if head[:5] == _FROM[: len(head)]:
+            end = head.find(b"\n", 0, FROM_LINE_MOST)
+            if end < 0 and len(head) < FROM_LINE_MOST:
+                self.head = head
+                return b""
+            head = head[end + 1 :]  # all of it, if there is no LF
+        self.head = None
+        return head
 
     def _counted(self, stored: bytes) -> bytes:
         """Return *stored*, now that it is counted."""
@@ -120,6 +146,9 @@ class Content:
         self._after_cr = stored.endswith(b"\r")
         self.wire_size += len(stored) + bare
         return stored
+
+
+_FROM: Final = b"From "
 
 
 def _after(prefix: bytes, chunk: bytes) -> bytes:

@@ -86,7 +86,7 @@ class Work:
 
     def stream(self, mailbox: Mailbox, plan: Plan, name: str) -> StreamFile:
         """Return a file for a message that comes in chunks: it gets that *name* in ``tmp/``."""
-        content = Content(prefix=plan.prefix, newline=plan.newline)
+        content = Content(prefix=plan.prefix, newline=plan.newline, strip_from_line=plan.strip_from_line)
         is_synced = plan.durability is not Durability.NONE
         return StreamFile(mailbox.directories, _GivenName(name), content, mode=mailbox.mode, is_synced=is_synced)
 

@@ -25,6 +25,7 @@ from maildir_async.format.options import (
 )
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.many import settle_many
+from maildir_async.mailbox.transaction import append_atomically
 from maildir_async.mailbox.upkeep import Upkeep
 from maildir_async.mailbox.whole import append_whole, refuse_large
 from maildir_async.receive.sources import check_message
@@ -221,6 +222,7 @@ class Maildir(Upkeep):
         concurrency: int = ...,
         on_progress: Callable[[int, int | None, int], object] | None = ...,
         return_exceptions: Literal[False] = ...,
+        atomic: bool = ...,
         **options: Unpack[MessageOptions],
     ) -> list[Delivered]: ...
     @overload
@@ -231,6 +233,7 @@ class Maildir(Upkeep):
         concurrency: int = ...,
         on_progress: Callable[[int, int | None, int], object] | None = ...,
         return_exceptions: Literal[True],
+        atomic: Literal[False] = ...,
         **options: Unpack[MessageOptions],
     ) -> list[Delivered | Exception]: ...
     async def append_many(
@@ -240,6 +243,7 @@ class Maildir(Upkeep):
         concurrency: int = CONCURRENCY,
         on_progress: Callable[[int, int | None, int], object] | None = None,
         return_exceptions: bool = False,
+        atomic: bool = False,
         **options: Unpack[MessageOptions],
     ) -> "list[Delivered] | list[Delivered | Exception]":
         """Deliver *messages*, several at a time, and return what became of them in the order given.
@@ -254,10 +258,19 @@ class Maildir(Upkeep):
             concurrency: how many are in flight at once. More of them share each sync.
             on_progress: called on the loop with messages settled, messages in all (None if not known) and bytes stored.
             return_exceptions: see above.
+            atomic: deliver all or none: none is published before all are written and synced. What goes wrong before, or
+                a cancellation, leaves none, and is raised; *on_progress* is told of messages written. Publishing is
+                waited for once it has begun. A failure of that is raised when what was published has been removed
+                again, with a note for each message that could not be: a reader may have moved it. A crash in the midst
+                of it leaves some of the messages, each whole. This process does it all, whatever helper there is.
             options: those of `append`, for every message.
 
         """
         check_bool("return_exceptions", return_exceptions)
+        if check_bool("atomic", atomic):
+            if return_exceptions:
+                raise ValueError("atomic excludes return_exceptions: there is one outcome for all")
+            return await append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
         settled = await settle_many(
             lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
         )

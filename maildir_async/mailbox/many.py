@@ -3,24 +3,35 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from maildir_async.format.delivered import Delivered
 from maildir_async.format.options import check_callback, check_count
 from maildir_async.receive.user_code import failure_of, is_foreign
 
 __all__ = ["settle_many"]
 
 
+class Sized(Protocol):
+    """What becomes of a message: a `Delivered`, for one."""
+
+    @property
+    def size(self) -> int:
+        """Bytes stored."""
+        ...
+
+
+S = TypeVar("S", bound=Sized)
+
+
 async def settle_many(
-    append: Callable[[Any], Awaitable[Delivered]],
+    append: Callable[[Any], Awaitable[S]],
     messages: Iterable[Any] | AsyncIterable[Any],
     *,
     concurrency: int,
     on_progress: Callable[[int, int | None, int], object] | None,
-) -> list[Delivered | Exception]:
+) -> list[S | Exception]:
     """Append *messages*, *concurrency* at a time, and return what became of each, in the order given.
 
     If *messages* or *on_progress* raises, or this is cancelled, no further message is begun, those in flight are
@@ -31,7 +42,7 @@ async def settle_many(
     if isinstance(messages, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"messages must be an iterable of messages, not {type(messages).__name__}")
     total = len(messages) if isinstance(messages, Sequence) else None
-    outcomes: dict[int, Delivered | Exception] = {}
+    outcomes: dict[int, S | Exception] = {}
     taking = asyncio.Lock()
     stored = 0
 

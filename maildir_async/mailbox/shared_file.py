@@ -224,7 +224,7 @@ class SharedFile:
         """Start with the first of the maildirs that is open; return whether there is one."""
         options = self._options.copy()
         if self._file is not None:  # which has them already
-            options |= {"prefix": b"", "newline": "keep", "size_limit": None}
+            options |= {"prefix": b"", "newline": "keep", "strip_from_line": False, "size_limit": None}
         while self._parts and not self._is_given_up:
             first, *others = self._parts
             self._task = AppendTask(first.maildir, message, **options)

@@ -92,7 +92,7 @@ class Reception:
         self.feed = Feed(self, loop, context)
         self.spool: Spool | HelperSpool
         disk = self._directories.disk
-        if submission.is_linked or commit.channel(loop, disk) is None:  # links are made by this process
+        if submission.is_linked or submission.plan.held or commit.channel(loop, disk) is None:  # see to those here
             self.spool = Spool(self, loop, file, commit)
         else:
             channel, plan = partial(commit.channel, loop, disk), submission.plan

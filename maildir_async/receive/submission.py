@@ -116,13 +116,18 @@ class Submission:
         """Its file, for links that could not be: whoever copies them closes it."""
         return None if self._entry is None else self._entry.copy
 
+    @property
+    def entry(self) -> Entry | None:
+        """What it is in group commit, once it is whole."""
+        return self._entry
+
     def open_file(self) -> StreamFile:
         """Return the file that it is to be written to while it comes. It is not there yet."""
         mailbox, plan = self.mailbox, self.plan
         self.file = StreamFile(
             mailbox.directories,
             mailbox.names,
-            Content(prefix=plan.prefix, newline=plan.newline),
+            Content(prefix=plan.prefix, newline=plan.newline, strip_from_line=plan.strip_from_line),
             mode=mailbox.mode,
             is_synced=plan.durability is not Durability.NONE,
         )

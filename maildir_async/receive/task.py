@@ -163,6 +163,18 @@ class AppendTask:
         """
         self._delivery.submission.link_into(mailboxes)
 
+    def hold(self) -> None:
+        """Have the message written and synced, and not published. To be called before the start.
+
+        Awaited, the task returns when that is done, and `entry` is what can be published.
+        """
+        self._delivery.submission.plan.held = True
+
+    @property
+    def entry(self) -> Entry | None:
+        """The message in group commit, once it is whole."""
+        return self._delivery.submission.entry
+
     @property
     def copy(self) -> BinaryIO | None:
         """The message's file, for links that could not be: whoever copies them closes it."""
