@@ -128,6 +128,7 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.mark.heavy
 def test_command_runs_end_to_end(tmp_path: Path) -> None:
     """The command measures in a directory, checks the mail, prints a report with its definitions, and writes JSON."""
     out = tmp_path / "out"

@@ -430,7 +430,7 @@ CALLS: Final = ("create", "write", "sync", "close", "link", "rename_noreplace", 
             message,
             number,
             id=f"{errno.errorcode[number]}-{message}",
-            marks=() if (message, number) in (("bytes", errno.EIO), ("stream", errno.EXDEV)) else pytest.mark.heavy,
+            marks=() if (message, number) == ("bytes", errno.EIO) else pytest.mark.heavy,
         )
         for message in KINDS
         for number in (errno.EIO, errno.EXDEV, errno.ENOSPC, errno.EACCES)

@@ -141,7 +141,7 @@ def test_told_once_stored_once_whatever_fails(
             kind,
             number,
             id=f"{errno.errorcode[number]}-{kind}",
-            marks=() if (kind, number) in (("stream", errno.EIO), ("bytes", errno.EXDEV)) else pytest.mark.heavy,
+            marks=() if (kind, number) == ("stream", errno.EIO) else pytest.mark.heavy,
         )
         for kind in KINDS
         for number in ERRNOS

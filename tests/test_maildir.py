@@ -235,6 +235,7 @@ def test_an_absolute_path_asks_for_no_place(tmp_path: Path, monkeypatch: pytest.
     assert Maildir(tmp_path / "box").path == str(tmp_path / "box")
 
 
+@pytest.mark.heavy
 def test_a_maildir_is_small(tmp_path: Path) -> None:
     """A Maildir takes less than 2 KiB, so that a daemon may hold one for every user, used or not."""
     paths = [str(tmp_path / f"{number}") for number in range(1000)]

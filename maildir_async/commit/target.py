@@ -32,7 +32,8 @@ class Target:
         _open.add(self)
         try:
             self.identity = disk.identity(self.fd)
-            directories.check_inside()
+            if directories.root is not None:
+                directories.check_inside()
             #: Directories above it that have to be synced before a message in it is durable, by what they are.
             self.above: dict[object, str] = {_key(disk, path): path for path in directories.above(path, self.identity)}
             if self.above:
