@@ -197,6 +197,28 @@ def test_options_reach_the_delivery(tmp_path: Path) -> None:
     assert messages(tmp_path / "m", "cur") == [b"a\r\nb\r\n"]
 
 
+def test_what_a_filter_knows_of_a_message_reaches_the_delivery(tmp_path: Path) -> None:
+    """--folder, --keyword, --received-at, --prefix, --strip-from-line and --inherit-mode do what the options do."""
+    box = tmp_path / "m"
+    box.mkdir()
+    box.chmod(0o2770)
+    done = run(
+        *("deliver", box, "--folder=Entw\u00fcrfe/x", "--keyword=$Junk", "--keyword=later", "--inherit-mode"),
+        *("--received-at=2001-02-03T04:05:06+01:00", "--prefix=X-Spam: no", "--prefix=X-By: me", "--strip-from-line"),
+        stdin=b"From a Thu Jan  1 00:00:00 1970\nSubject: x\n\n",
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    path = Path(os.fsdecode(done.stdout.strip()))
+    folder = box / ".Entw&APw-rfe.x"
+    assert path.parent == folder / "cur"
+    assert path.name.endswith(":2,ab")
+    assert path.read_bytes() == b"X-Spam: no\nX-By: me\nSubject: x\n\n"
+    assert (folder / "dovecot-keywords").read_text() == "0 $Junk\n1 later\n"
+    found = path.stat()
+    assert (found.st_mtime, found.st_mode & 0o7777) == (981169506, 0o660)
+    assert folder.stat().st_mode & 0o7777 == 0o2770
+
+
 USAGE_ERRORS: dict[str, list[str]] = {
     "nothing": [],
     "unknown command": ["fetch"],
@@ -204,6 +226,10 @@ USAGE_ERRORS: dict[str, list[str]] = {
     "empty maildir": ["deliver", ""],
     "unknown option": ["deliver", "m", "--fast"],
     "flag": ["deliver", "m", "--flags=X"],
+    "folder": ["deliver", "m", "--folder=a//b"],
+    "keyword": ["deliver", "m", "--keyword=a b"],
+    "time": ["deliver", "m", "--received-at=yesterday"],
+    "prefix": ["deliver", "m", "--prefix=no header"],
     "durability": ["deliver", "m", "--durability=some"],
     "newline": ["deliver", "m", "--newline=cr"],
     "negative limit": ["deliver", "m", "--size-limit=-1"],

@@ -185,6 +185,20 @@ async def test_all_recipients_get_one_file(tmp_path: Path, server: Any) -> None:
     assert files[0].read_bytes().endswith(STORED)
 
 
+async def test_mail_may_have_its_directorys_mode(tmp_path: Path) -> None:
+    """With inherit_mode each recipient's copy has the mode of his own maildir's directory."""
+    modes = {"alice": 0o770, "bob": 0o700, "carol": 0o755}
+    for name, mode in modes.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    handler = MaildirHandler(Layout(f"{tmp_path}/{{user}}", create=True), inherit_mode=True)
+    async with serving(StreamingLMTP, handler, tmp_path) as talk:
+        everybody = [f"{name}@example.com" for name in modes]
+        await talk(lambda client: [*client.begin(*everybody), *client.transmit(MAIL, 3)])
+    stored = {name: next((tmp_path / name / "new").iterdir()).stat().st_mode & 0o777 for name in modes}
+    assert stored == {"alice": 0o660, "bob": 0o600, "carol": 0o644}
+
+
 async def test_recipients_may_have_headers_of_their_own(tmp_path: Path) -> None:
     """If asked for, each recipient's copy says who it is for, and nobody else."""
     handler = MaildirHandler(
@@ -279,6 +293,7 @@ async def test_a_path_is_left_to_the_system(tmp_path: Path, server: Any) -> None
         ({"durability": "full"}, TypeError),
         ({"create": "no"}, TypeError),
         ({"file_mode": "600"}, TypeError),
+        ({"inherit_mode": "yes"}, TypeError),
     ],
     ids=str,
 )

@@ -15,14 +15,14 @@ import signal
 import stat
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final, NoReturn
 
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError
 from maildir_async.format.content import NEWLINES
 from maildir_async.format.delivered import Durability
-from maildir_async.format.names import check_flags
+from maildir_async.format.options import MessageOptions
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.upkeep import CLEAN_AGE
 from maildir_async.receive.task import AppendTask
@@ -74,24 +74,39 @@ async def _interruptible(work: Coroutine[Any, Any, int]) -> int:
 
 def _deliver(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     level = Durability(options.durability)
-    maildir = Maildir(options.maildir, create=options.create, durability=level, size_limit=options.size_limit)
-    check_flags(options.flags)
-    return _deliver_each(maildir, options)
+    maildir = Maildir(
+        options.maildir,
+        create=options.create,
+        durability=level,
+        size_limit=options.size_limit,
+        inherit_mode=options.inherit_mode,
+    )
+    asked: MessageOptions = {
+        "folder": options.folder,
+        "flags": options.flags,
+        "keywords": options.keyword,
+        "received_at": options.received_at,
+        "prefix": b"".join(line.encode(errors="surrogateescape") + b"\n" for line in options.prefix),
+        "newline": options.newline,
+        "strip_from_line": options.strip_from_line,
+    }
+    maildir.open_append(**asked)  # raises what is wrong with them
+    return _deliver_each(maildir, options.files or [STDIN], asked)
 
 
-async def _deliver_each(maildir: Maildir, options: argparse.Namespace) -> int:
+async def _deliver_each(maildir: Maildir, names: Sequence[str], asked: MessageOptions) -> int:
     worst = os.EX_OK
-    for name in options.files or [STDIN]:
+    for name in names:
         if (this := asyncio.current_task()) is not None and this.cancelling():
             raise asyncio.CancelledError  # by a signal that came too late for the message before
-        worst = max(worst, await _deliver_one(maildir, name, options))
+        worst = max(worst, await _deliver_one(maildir, name, asked))
     return worst
 
 
-async def _deliver_one(maildir: Maildir, name: str, options: argparse.Namespace) -> int:
+async def _deliver_one(maildir: Maildir, name: str, asked: MessageOptions) -> int:
     try:
         async with _opened(name) as source:
-            task = AppendTask(maildir, source, flags=options.flags, newline=options.newline)
+            task = AppendTask(maildir, source, **asked)
             try:
                 delivered = await task
             except asyncio.CancelledError:
@@ -212,6 +227,17 @@ def _write_line(stream: Any, line: str) -> None:
             os.write(stream.fileno(), os.fsencode(line) + b"\n")
 
 
+def _time(text: str) -> datetime:
+    """Return a time as ISO 8601 has it, or in seconds since the epoch; local time where no zone is said."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return datetime.fromtimestamp(float(text), UTC)
+        except (ValueError, OverflowError, OSError):
+            raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2024-05-01T12:00+02:00") from None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(os.EX_USAGE, f"{self.prog}: {message} (--help tells more)\n")
@@ -225,6 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     deliver.set_defaults(command=_deliver)
     deliver.add_argument("maildir", metavar="MAILDIR")
     deliver.add_argument("files", metavar="FILE", nargs="*", help="a message each; - is standard input, the default")
+    deliver.add_argument("--folder", metavar="NAME", help="a Maildir++ folder, such as Archive/2024")
+    deliver.add_argument("--keyword", metavar="NAME", action="append", default=[], help="an IMAP keyword; repeatable")
+    deliver.add_argument("--received-at", metavar="TIME", type=_time, help="such as 2024-05-01T12:00+02:00")
+    deliver.add_argument("--prefix", metavar="LINE", action="append", default=[], help="a header line; repeatable")
+    deliver.add_argument("--strip-from-line", action="store_true", help="drop the line an mbox has before a message")
+    deliver.add_argument("--inherit-mode", action="store_true", help="owner, group, mode from the maildir's directory")
     deliver.add_argument("--flags", default="", help="letters out of DFPRST")
     deliver.add_argument("--durability", default="full", choices=[level.value for level in Durability])
     deliver.add_argument("--newline", default="keep", choices=NEWLINES, help="how to store line ends")

@@ -119,6 +119,7 @@ OPTIONS: Final = (
     Option("recipient-delimiter", "between user and detail; '+' by default, '': none", values.any_text, "+", "CHARS"),
     Option("postmaster", "who gets mail to postmaster, if nobody else is it", values.any_text, metavar="ADDRESS"),
     Option("require-mount", "take mail only while a file system is mounted there", values.path, metavar="DIR"),
+    Option("inherit-mode", "owner, group and mode of mail from the maildir's directory", default=False),
     Option("durability", "full by default; file, none", values.durability, Durability.FULL, "LEVEL"),
     Option("size-limit", "refuse a larger message; 50M by default, 0: no limit", values.size, SIZE_LIMIT, "BYTES"),
     Option("line-length-limit", "refuse a longer line; none by default", partial(values.size, least=3), None, "BYTES"),

@@ -79,6 +79,7 @@ class Settings:
         ident: what the greeting says after that.
         newline: ``lf`` or ``keep``.
         return_path, delivered_to, original_to, received: which trace headers are written.
+        inherit_mode: whether messages have owner, group and mode from their maildir's directory.
         per_recipient_headers: whether those that differ are written also where there are several recipients.
 
     """
@@ -95,6 +96,7 @@ class Settings:
     postmaster: str | None
     require_mount: str | None
     create: bool
+    inherit_mode: bool
     durability: Durability
     size_limit: int | None
     line_length_limit: int | None

@@ -168,6 +168,7 @@ class _Worker:
             durability=settings.durability,
             create=self._post.parts.recipients.may_create,
             require_mount=settings.require_mount,
+            inherit_mode=settings.inherit_mode,
             on_receipt=self._receipt,
             on_cut_off=self._cut_off,
         )

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, NoReturn, Self, cast
 
 from aiosmtpd.lmtp import LMTP
@@ -72,6 +73,7 @@ class MaildirHandler:
             before its first field, nor the directory that a mapping's maildir is in.
         require_mount: a directory that has to be a mount point: while it is none, every recipient gets a 451.
         file_mode: permission bits of message files.
+        inherit_mode: take these, and owner and group, from the maildir's directory, as for `Maildir`.
         deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
             for `Maildir.append`. How long a client may take is an option of the streaming servers.
         busy_wait: how long a message may wait for its place among the pending before 451 4.3.2; with a *commit*
@@ -98,6 +100,7 @@ class MaildirHandler:
         create: bool = True,
         require_mount: str | os.PathLike[str] | None = None,
         file_mode: int = 0o600,
+        inherit_mode: bool = False,
         deadline: timedelta = DEADLINE,
         busy_wait: timedelta = timedelta(0),
         max_recipients: int = MAX_RECIPIENTS,
@@ -105,7 +108,6 @@ class MaildirHandler:
         on_cut_off: Callable[[CutOff], object] | None = None,
     ) -> None:
         resolver = _resolver(maildir, create=create)
-        self._require_mount = require_mount
         mount = base_of(None, require_mount) if require_mount is not None else None
         self._finder = Finder(resolver, lambda path: self.maildir(path), mount=mount)
         self._rooted = resolver if isinstance(resolver, Rooted) else None
@@ -129,9 +131,14 @@ class MaildirHandler:
         self._commit = commit if commit is not None else GroupCommit(wait=self._busy_wait_s > 0)
         if self._busy_wait_s and not self._commit.waits:
             raise ValueError("busy_wait needs a GroupCommit(wait=True): another one refuses at once")
-        self._durability = durability
-        self._create = create
-        self._file_mode = file_mode
+        self._new_maildir = partial(
+            Maildir,
+            create=create,
+            require_mount=require_mount,
+            durability=durability,
+            file_mode=file_mode,
+            inherit_mode=inherit_mode,
+        )
         self._max_recipients = check_count("max_recipients", max_recipients, least=1)
         self._receipts = Receipts(check_callback("on_receipt", on_receipt), check_callback("on_cut_off", on_cut_off))
         self.maildir("/", self._commit)  # raises what is wrong with the options
@@ -145,15 +152,8 @@ class MaildirHandler:
 
     def maildir(self, path: "str | os.PathLike[str]", commit: GroupCommit | None = None) -> Maildir:
         """Return the maildir at *path*, as messages are delivered to it. May be overridden."""
-        return Maildir(
-            path,
-            create=self._create,
-            create_below=self._rooted.root_of(os.fspath(path)) if self._rooted is not None else None,
-            require_mount=self._require_mount,
-            durability=self._durability,
-            commit=commit or self._commit,
-            file_mode=self._file_mode,
-        )
+        root = self._rooted.root_of(os.fspath(path)) if self._rooted is not None else None
+        return self._new_maildir(path, create_below=root, commit=commit or self._commit)
 
     # aiosmtpd's hooks.
 
