@@ -30,6 +30,7 @@ from maildir_async.format.options import (
     check_hostname,
     check_path,
 )
+from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.folders import Folders
@@ -62,6 +63,7 @@ class Upkeep:
         file_mode: int,
         hostname: str | None,
         folder_encoding: FolderEncoding,
+        quota: Quota | None,
         names: UniqueNames | None,
         inherit_mode: bool,
         disk: Disk,
@@ -70,12 +72,14 @@ class Upkeep:
             raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
+        if quota is not None and not isinstance(quota, Quota):
+            raise TypeError(f"quota must be a Quota or None, not {quota!r}")
         base = base_of(create_below, require_mount)
         may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
         where = absolute(check_path(path))
         directories = Directories(where, disk=disk, create=may_make, base=base, inherit_mode=inherits)
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
-        self._folders = Folders(self.mailbox, check_folder_encoding(folder_encoding))
+        self._folders = Folders(self.mailbox, check_folder_encoding(folder_encoding), quota)
         self._commit = commit
 
     @property
@@ -133,12 +137,18 @@ class Upkeep:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
 
         `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
-        `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
+        `QuotaExceededError` by what ``maildirsize`` says; `BusyError` if the `GroupCommit` is full and does not wait.
+        No message is written, and nothing promised.
         """
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self.in_thread(partial(check_room, self.mailbox.directories, size))
+        await self.in_thread(partial(self._check_room, size))
+
+    def _check_room(self, size: int) -> None:
+        check_room(self.mailbox.directories, size)
+        if self.mailbox.quota is not None:
+            self.mailbox.quota.check(size)
 
     async def index(self, *, folder: str | Sequence[str] | None = None) -> Index:
         """Return a live list: the messages that exist, then each one that this object delivers from now on.
