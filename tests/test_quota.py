@@ -22,7 +22,7 @@ from maildir_async import (
     UncertainAppendError,
     deliver,
 )
-from maildir_async.format.quota import LARGEST, Held, Limits, QuotaUsage, format_held, parse_held
+from maildir_async.format.quota import LARGEST, Held, Limits, QuotaUsage, format_held, limits_of, parse_held
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
 from support import contents
 
@@ -70,6 +70,28 @@ def there(path: "str | Path") -> tuple[int, int]:
 def test_what_a_file_says(data: bytes, held: Held | None) -> None:
     """A file is read as Courier's README says; one that may be wrong is counted anew."""
     assert parse_held(data) == held
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("2G", Limits(2**31, 0)),
+        ("100", Limits(100, 0)),
+        ("100s,5c", Limits(100, 5)),
+        ("5C, 1k", Limits(1024, 5)),
+        ("file", None),
+    ],
+)
+def test_a_quota_as_people_write_it(text: str, limits: Limits | None) -> None:
+    """Bytes with a unit or without, messages with a C, or what the file says."""
+    assert limits_of(text) == limits
+
+
+@pytest.mark.parametrize("text", ["", "much", "1G,2G", "1C,1C", "0", "-1", "1T", "1,", "99999999999999999999"])
+def test_what_is_no_quota(text: str) -> None:
+    """Anything else is refused by name."""
+    with pytest.raises(ValueError, match="quota"):
+        limits_of(text)
 
 
 def test_what_is_written_is_read() -> None:

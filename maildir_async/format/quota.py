@@ -11,15 +11,31 @@ from typing import Final, NamedTuple
 
 from maildir_async.format.options import check_callback, check_count
 
-__all__ = ["LARGEST", "Held", "Limits", "Quota", "QuotaUsage", "format_held", "parse_held", "parse_limits"]
+__all__ = [
+    "LARGEST",
+    "OVER",
+    "OVER_FOR_GOOD",
+    "Held",
+    "Limits",
+    "Quota",
+    "QuotaUsage",
+    "format_held",
+    "limits_of",
+    "parse_held",
+    "parse_limits",
+    "quota_of",
+]
 
 #: Bytes of the file from which on it is counted anew, and is a single line again.
 LARGEST: Final = 5120
 
 OVER: Final = "452 4.2.2 Mailbox full"
+OVER_FOR_GOOD: Final = "552 5.2.2 Mailbox full"
 
 _REPLY: Final = re.compile(r"([45])\d\d \1\.\d{1,3}\.\d{1,3} [!-~][ -~]*")
 _LIMIT: Final = re.compile(r"(\d{1,18})([SC])")
+_WRITTEN: Final = re.compile(r"([0-9]{1,16})([KMGSC]?)")
+_UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30}
 _HEAD: Final = re.compile(r"(?:[0-9]{1,18}[A-Z],?)*")
 _LINE: Final = re.compile(r"[ \t]*([+-]?\d{1,18})[ \t]+([+-]?\d{1,18})[ \t]*")
 
@@ -124,6 +140,33 @@ class Quota:
     def ignores(self, folder: str | None) -> bool:
         """Whether what is in *folder* does not count."""
         return folder is not None and any(folder == name or folder.startswith(f"{name}/") for name in self.ignore)
+
+
+def limits_of(text: str) -> Limits | None:
+    """Return the limits that a person has written: ``2G``, ``2G,10000C``, ``10000C``; None for ``file``.
+
+    A number is bytes, with a binary unit or without, or messages with a C. ValueError for anything else.
+    """
+    if text == "file":
+        return None
+    limits = {"S": 0, "C": 0}
+    for piece in text.upper().split(","):
+        found = _WRITTEN.fullmatch(piece.strip())
+        if found is None or not 0 < (number := int(found[1]) * _UNITS.get(found[2], 1)) < 2**53:
+            raise ValueError(f"a quota such as 2G,10000C is wanted, or file, not {text!r}")
+        if limits[kind := "C" if found[2] == "C" else "S"]:
+            raise ValueError(f"a quota has one limit of each kind, not {text!r}")
+        limits[kind] = number
+    return Limits(limits["S"], limits["C"])
+
+
+def quota_of(text: str | None, *, is_permanent: bool) -> Quota | None:
+    """Return the quota that a person has written, as `limits_of` takes it; None where there is none."""
+    if text is None:
+        return None
+    limits = limits_of(text)
+    size, count = (None, None) if limits is None else (limits.bytes or None, limits.messages or None)
+    return Quota(size, count, over=OVER_FOR_GOOD if is_permanent else OVER)
 
 
 class Held(NamedTuple):
