@@ -1,6 +1,7 @@
 """What is done with a maildir besides delivering to it: made, listed, swept, counted, closed."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,7 +20,7 @@ from maildir_async.disk.refusals import explained
 from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.disk.subscriptions import subscribe_to
-from maildir_async.errors import append_error, busy_error
+from maildir_async.errors import NotAMaildirError, append_error, busy_error
 from maildir_async.format.folders import FolderEncoding, check_folder_encoding
 from maildir_async.format.names import UniqueNames, names_for
 from maildir_async.format.options import (
@@ -173,8 +174,9 @@ class Upkeep:
         removed = clean_tmp(self.mailbox.directories, older_than_s, _is_in_use)
         for folder in self._folders.existing():
             directories = self.mailbox_of(folder).directories
-            directories.check_inside()
-            removed += clean_tmp(directories, older_than_s, _is_in_use)
+            with contextlib.suppress(NotAMaildirError):  # one that leads out of the maildir, or has just been removed
+                directories.check_inside()
+                removed += clean_tmp(directories, older_than_s, _is_in_use)
         return removed
 
     def statistics(self) -> MaildirStatistics:
