@@ -398,3 +398,64 @@ async def test_courier_agrees(tmp_path: Path) -> None:
         await maildir.append(b"x")
     done = subprocess.run(["deliverquota", tmp_path / "m"], input=MESSAGE, capture_output=True, check=False, timeout=60)
     assert done.returncode == 77
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("doveadm") is None, reason="NOT TESTED: no doveadm (package dovecot-imapd)")
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: Dovecot runs as another user, for which root is wanted")
+async def test_dovecot_agrees(tmp_path: Path) -> None:
+    """After mixed deliveries of both, and after `doveadm quota recalc`, Dovecot counts what we count."""
+    home, box = tmp_path / "home", tmp_path / "m"
+    home.mkdir()
+    (home / "mail").write_bytes(b"Subject: theirs\n\nbody\n")
+    (home / "conf").write_text(
+        f"base_dir = {home}/run\nstate_dir = {home}/state\nlog_path = {home}/log\nstats_writer_socket_path =\n"
+        f"mail_location = maildir:{box}\nmail_plugins = quota\nssl = no\n"
+        "mail_uid = nobody\nmail_gid = nogroup\nfirst_valid_gid = 0\n"
+        "plugin {\n quota = maildir:User quota\n quota_rule = *:storage=1M:messages=5000\n"
+        " quota_rule2 = Trash:ignore\n}\n"
+    )
+
+    def doveadm(*words: str) -> str:
+        command = ["doveadm", "-c", str(home / "conf"), *words]
+        environment = {"USER": "nobody", "HOME": str(home), "PATH": "/bin:/usr/bin"}
+        done = subprocess.run(
+            command,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            user="nobody",
+            group="nogroup",
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def counted() -> tuple[int, int]:
+        """Return kilobytes, which Dovecot rounds up, and messages."""
+        _, *rows = doveadm("-f", "tab", "quota", "get").splitlines()
+        values = {name: int(value) for _, name, value, *_ in (row.split("\t") for row in rows)}
+        return values["STORAGE"], values["MESSAGE"]
+
+    maildir = Maildir(box, quota=Quota(bytes=2**20, messages=5000))
+    await maildir.create()
+    for path in [tmp_path, home, box, *tmp_path.rglob("*")]:
+        shutil.chown(path, "nobody")
+    for path in [*tmp_path.parents][:4]:
+        path.chmod(path.stat().st_mode | 0o011)
+    for number in range(10):
+        ours = b"Subject: ours\n\n" + MESSAGE * number
+        await maildir.append_many([ours] * 50, folder="Lists" if number % 2 else None)
+        await maildir.append(MESSAGE, folder="Trash")
+        doveadm("save", "-m", "INBOX", str(home / "mail"))
+        held = told(maildir)
+        assert counted() == (-(-held.bytes // 1024), held.messages)
+    doveadm("quota", "recalc")
+    held = told(maildir)
+    assert held.messages == 510
+    assert counted() == (-(-held.bytes // 1024), 510)
+    await maildir.append(MESSAGE)
+    assert told(maildir).messages == 511
+    with pytest.raises(QuotaExceededError):
+        await maildir.append(b"x" * 2**20)
