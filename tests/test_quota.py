@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from maildir_async import (
 )
 from maildir_async.format.quota import LARGEST, Held, Limits, QuotaUsage, format_held, limits_of, parse_held
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import contents
+from support import Gate, contents, forked
 
 MESSAGE = b"x" * 100
 LONG = b"y" * 300_000
@@ -186,11 +187,52 @@ async def test_counted_no_more_often_than_the_protocol_asks(tmp_path: Path) -> N
         with pytest.raises(QuotaExceededError):
             await maildir.append(MESSAGE)
     assert sum(call.operation == "listdir" for call in disk.calls) == before
-    old = time.time() - 16 * 60
-    os.utime(tmp_path / "m" / "maildirsize", (old, old))
-    for name in (tmp_path / "m" / "new").iterdir():
-        name.unlink()
-    await maildir.append(MESSAGE)
+    for away in (-16 * 60, 16 * 60, 60 * 365 * 86400):  # before, and by a clock that was wrong
+        then = time.time() + away
+        for name in (tmp_path / "m" / "new").iterdir():
+            name.unlink()
+        os.utime(tmp_path / "m" / "maildirsize", (then, then))
+        await maildir.append(MESSAGE)
+        (tmp_path / "m" / "maildirsize").write_bytes(b"150S\n100 1\n")
+
+
+async def test_counted_once_where_the_file_cannot_be_left(tmp_path: Path) -> None:
+    """In a maildir that changes while it is counted, not each message of a batch lists all of it again."""
+    changed = itertools.count()
+
+    class Busy(FaultDisk):
+        def listdir(self, path: str) -> list[str]:
+            names = super().listdir(path)
+            if path.endswith("/new"):  # somebody else delivers meanwhile
+                Path(path, f"other{next(changed)},S=1").touch()
+            return names
+
+    disk = Busy()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    await maildir.create()
+    await maildir.append_many([MESSAGE] * 50)
+    assert next(changed) == 1
+    assert not (tmp_path / "m" / "maildirsize").exists()
+    assert there(maildir.path)[1] == 51
+
+
+async def test_a_forked_child_has_reserved_nothing(tmp_path: Path) -> None:
+    """What the parent has under way takes no room in the child, and holds no lock there."""
+    gate = Gate()
+    disk = FaultDisk(Fault("sync", gate=gate, path="tmp/"))
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=1), disk=disk)
+    task = asyncio.ensure_future(maildir.append(MESSAGE))
+    await gate.reached()
+
+    def look() -> None:
+        assert maildir.mailbox.quota is not None
+        maildir.mailbox.quota.check(1)
+
+    with pytest.raises(QuotaExceededError):
+        await asyncio.to_thread(look)
+    forked(look)
+    gate.open()
+    await task
 
 
 @pytest.mark.parametrize(
@@ -238,7 +280,10 @@ async def test_what_is_no_file_is_a_warning(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("operation", ["open_file", "read", "rename", "listdir"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS])
 async def test_a_quota_that_fails_costs_no_mail(tmp_path: Path, operation: str, number: int) -> None:
-    """Whatever fails of the file, for ever, the messages are delivered, once each, and warnings say so."""
+    """Whatever fails of the file, for ever, the messages are delivered, once each, and warnings say so.
+
+    One that cannot be read can still be replaced, and is right then.
+    """
     fault = Fault(operation, number, nth=0, path="" if operation == "listdir" else "maildirsize")
     disk = FaultDisk()
     maildir = Maildir(tmp_path / "m", quota=Quota(bytes=1000), disk=disk)
@@ -247,7 +292,10 @@ async def test_a_quota_that_fails_costs_no_mail(tmp_path: Path, operation: str, 
     (tmp_path / "m" / "maildirsize").write_bytes(b"garbage")
     outcomes = [await maildir.append(MESSAGE) for _ in range(3)]
     assert there(maildir.path) == (400, 4)
-    assert any("maildirsize" in warning for delivered in outcomes for warning in delivered.warnings)
+    if operation == "read":
+        assert told(maildir)[1:3] == (400, 4)
+    else:
+        assert any("maildirsize" in warning for delivered in outcomes for warning in delivered.warnings)
 
 
 async def test_a_failed_delivery_gives_its_room_back(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ __all__ = ["Allowance"]
 #: Seconds for which what the file says is believed when a message is too much for it, if it has one line: the protocol.
 BELIEVED_S: Final = 15 * 60
 
+#: The same where there was no file to leave it in, since the maildir changed while it was counted: not each message of
+#: a batch is to list all of it again.
+UNKEPT_S: Final = 5.0
+
 
 class Asking(Protocol):
     """A message: `maildir_async.commit.entry.Entry`."""
@@ -177,7 +181,7 @@ class Allowance:
         self._learn(shared)
         if not self._is_over(shared, size):
             return
-        if shared.lines > 1 or time.time() - shared.counted_at > BELIEVED_S:
+        if shared.lines > 1 or _age(shared) > BELIEVED_S:
             self._count(shared)
             if not self._is_over(shared, size):
                 return
@@ -220,8 +224,8 @@ class Allowance:
         if self.quota.limits is None:  # and nothing else says what it may hold
             shared.limits, shared.version, shared.is_known = Limits(), None, True
             return
-        is_fresh = shared.version is None and time.time() - shared.counted_at <= BELIEVED_S
-        if not (shared.is_known and is_fresh and shared.trouble):
+        believed_s = BELIEVED_S if shared.trouble else UNKEPT_S
+        if not shared.is_known or shared.version is not None or _age(shared) > believed_s:
             self._count(shared)
 
     def _count(self, shared: _Shared) -> None:
@@ -242,9 +246,9 @@ class Allowance:
             shared.version, shared.counted_at, shared.is_known, shared.lines = None, time.time(), True, 1
             return
         shared.size, shared.number, shared.lines = counted.bytes, counted.messages, 1
-        shared.counted_at, shared.is_known, shared.version = time.time(), True, None
         failure = counted.failure
         is_absent = failure is not None and failure.errno == errno.ENOENT  # the maildir is about to be made
+        shared.counted_at, shared.is_known, shared.version = time.time(), not is_absent, None
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
         if counted.is_kept:
             with contextlib.suppress(OSError):
@@ -271,17 +275,24 @@ class Allowance:
             shared.is_known = is_same
 
 
+def _age(shared: _Shared) -> float:
+    """Return the seconds since it was counted; a clock that was wrong then, or is now, makes it old."""
+    return abs(time.time() - shared.counted_at)
+
+
 def _told(limits: Limits) -> str:
     told = [f"{limit} {what}" for limit, what in zip(limits, ("bytes", "messages"), strict=True) if limit]
     return " and ".join(told)
 
 
-_finding: Final = threading.Lock()
+_finding = threading.Lock()
 _all: Final["weakref.WeakSet[_Shared]"] = weakref.WeakSet()
 _by_maildir: Final["weakref.WeakValueDictionary[object, _Shared]"] = weakref.WeakValueDictionary()
 
 
 def _start_afresh() -> None:
+    global _finding
+    _finding = threading.Lock()
     for shared in list(_all):
         shared.reset()
 
