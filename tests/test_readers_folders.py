@@ -37,7 +37,7 @@ MAIL: Final[dict[str, tuple[bytes, dict[str, Any]]]] = {
     "trashed": (FROM + b"Subject: trashed\n\n", {"flags": "DTP"}),
     "old": (FROM + b"Subject: old\n\nold\r\nand mixed\n", {"received_at": RECEIVED_AT, "flags": "S"}),
     "keyword": (FROM + b"Subject: keyword\n\nsent on\n", {"keywords": ["$Forwarded", "work"], "flags": "S"}),
-    "long": (FROM + b"Subject: long\n\n" + b"0123456789\n" * 30_000, {}),
+    "long": (FROM + b"Subject: long\n\n" + b"0123456789\n" * 60_000, {}),
 }
 
 #: What Dovecot shows for a letter. P is none of IMAP's.
