@@ -207,7 +207,7 @@ WAYS: dict[str, Callable[[Maildir], Awaitable[object]]] = {
 SOME_WAYS = some(WAYS, len(WAYS))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", some(WAYS, 3))
 async def test_swapped_for_a_link_while_we_deliver(tmp_path: Path, way: str) -> None:
     """Whenever a folder becomes a link that leads out of the maildir, nothing is left there.
 
@@ -319,7 +319,13 @@ async def test_removed_between_two_messages_of_a_batch(tmp_path: Path) -> None:
     assert found["tmp"] == []
 
 
-@pytest.mark.parametrize(("make", "message"), [(lambda: MESSAGE, MESSAGE), (_stream, LONG)], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda: MESSAGE, MESSAGE, id="whole"),
+        pytest.param(_stream, LONG, id="stream", marks=pytest.mark.heavy),
+    ],
+)
 def test_a_power_cut_at_every_call(make: Callable[[], Any], message: bytes) -> None:
     """What append has returned for is there after it: the folder is durable up to the parent of the maildir."""
     for cut_at in itertools.count(1):
