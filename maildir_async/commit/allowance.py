@@ -185,11 +185,10 @@ class Allowance:
             self._count(shared)
             if not self._is_over(shared, size):
                 return
-        reply = self.quota.over
         raise QuotaExceededError(
             f"{self._root} is over its quota: it holds {shared.size} bytes in {shared.number} messages, and"
             f" {shared.reserved} bytes are being delivered; {size} more are past {_told(shared.limits)}",
-            reply=reply,
+            reply=self.quota.over,
         )
 
     def _is_over(self, shared: _Shared, size: int) -> bool:

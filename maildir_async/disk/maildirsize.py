@@ -71,8 +71,7 @@ def root_of(directories: Directories) -> str:
 
 def version_of(disk: Disk, root: str) -> Version:
     """Return which state the file is in now. FileNotFoundError if there is none."""
-    found = disk.stat(f"{root}/{FILE}")
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return _version(disk.stat(f"{root}/{FILE}"))
 
 
 def read(disk: Disk, root: str) -> Found:
@@ -85,12 +84,7 @@ def read(disk: Disk, root: str) -> Found:
         found = disk.stat(fd)
     finally:
         disk.close(fd)
-    return Found(
-        parse_held(data),
-        parse_limits(data),
-        (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
-        found.st_mtime,
-    )
+    return Found(parse_held(data), parse_limits(data), _version(found), found.st_mtime)
 
 
 def count(
@@ -141,9 +135,12 @@ def record(disk: Disk, root: str, size: int, number: int) -> Version:
     fd = disk.open_file(f"{root}/{FILE}", append=True)
     try:
         write_all(disk, fd, f"{size} {number}\n".encode())
-        found = disk.stat(fd)
+        return _version(disk.stat(fd))
     finally:
         disk.close(fd)
+
+
+def _version(found: os.stat_result) -> Version:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
