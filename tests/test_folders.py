@@ -6,8 +6,10 @@ import errno
 import itertools
 import os
 import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +23,11 @@ from maildir_async import (
     deliver,
 )
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import contents
+from support import contents, some
+from test_cancel import Moment
 
 MESSAGE = b"Subject: folders\n\nbody\n"
-LONG = b"y" * 300_000
+LONG = b"y" * 600_000  # more than is gathered before it is written to tmp/
 
 
 def files(root: Path) -> set[str]:
@@ -152,39 +155,130 @@ async def test_couriers_names(tmp_path: Path) -> None:
         Maildir(tmp_path, folder_encoding="latin-1")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("options", [{}, {"keywords": ["k"]}], ids=["plain", "keywords"])
 @pytest.mark.parametrize("message", [MESSAGE, LONG], ids=["short", "stream"])
-async def test_a_link_that_leads_out_is_no_folder(tmp_path: Path, message: bytes) -> None:
+@pytest.mark.parametrize("helper", [False, pytest.param(True, marks=pytest.mark.heavy)], ids=["here", "helper"])
+async def test_a_link_that_leads_out_is_no_folder(
+    tmp_path: Path, message: bytes, options: dict[str, Any], helper: bool
+) -> None:
     """Nothing is left where a symbolic link leads to, outside of the maildir; one that stays within is followed."""
     other = Maildir(tmp_path / "other")
     await other.create()
-    maildir = Maildir(tmp_path / "m")
+    (tmp_path / "empty").mkdir()
+    commit = GroupCommit(helper_process=helper)
+    maildir = Maildir(tmp_path / "m", commit=commit)
     await maildir.create_folder("real")
-    (tmp_path / "m" / ".out").symlink_to(tmp_path / "other")
+    for name in ("other", "empty", "nowhere"):
+        (tmp_path / "m" / f".{name}").symlink_to(tmp_path / name)
+        with pytest.raises(NotAMaildirError, match="not a directory" if name == "nowhere" else "leads out"):
+            await maildir.append(message, folder=name, **options)
     (tmp_path / "m" / ".in").symlink_to(".real")
-    with pytest.raises(NotAMaildirError, match="leads out"):
-        await maildir.append(message, folder="out")
     assert files(tmp_path / "other") == set()
-    delivered = await maildir.append(message, folder="in")
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+    delivered = await maildir.append(message, folder="in", **options)
     assert Path(delivered.path).read_bytes() == message
-    assert contents(tmp_path / "m" / ".real")["new"] == [message]
+    assert message in contents(tmp_path / "m" / ".real")["cur" if options else "new"]
+    await commit.aclose()
 
 
-async def test_swapped_for_a_link_while_we_deliver(tmp_path: Path) -> None:
-    """A folder that becomes a link out of the maildir between writing and publishing is not published in."""
-    await Maildir(tmp_path / "other").create()
-    box, folder = tmp_path / "m", tmp_path / "m" / ".x"
+async def _stream() -> AsyncIterator[bytes]:
+    """Yield `LONG`, which is in ``tmp/`` before it is whole."""
+    for start in range(0, len(LONG), 200_000):
+        yield LONG[start : start + 200_000]
 
-    def swap() -> None:
-        folder.rename(box / ".was")
-        folder.symlink_to(tmp_path / "other")
 
-    disk = FaultDisk()
-    maildir = Maildir(box, disk=disk)
-    await maildir.append(MESSAGE, folder="x")
-    disk.faults.append(Fault("sync", gate=swap, path="tmp/"))
-    with pytest.raises(NotAMaildirError):
+async def _by_hand(maildir: Maildir) -> None:
+    async with maildir.open_append(folder="x") as task:
+        async for chunk in _stream():
+            await task.send(chunk)
+
+
+#: Each delivers a message, or two, one after the other, to the folder x, by the same system calls each time.
+WAYS: dict[str, Callable[[Maildir], Awaitable[object]]] = {
+    "whole": lambda maildir: maildir.append(MESSAGE, folder="x"),
+    "stream": lambda maildir: maildir.append(_stream(), folder="x"),
+    "by hand": _by_hand,
+    "keyword": lambda maildir: maildir.append(MESSAGE, folder="x", keywords=["k"]),
+    "atomic": lambda maildir: maildir.append_many([MESSAGE, _stream()], folder="x", atomic=True, concurrency=1),
+}
+
+#: For what takes its time: most of the ways are heavy.
+SOME_WAYS = some(WAYS, len(WAYS))
+
+
+@pytest.mark.parametrize("way", some(WAYS, 3))
+async def test_swapped_for_a_link_while_we_deliver(tmp_path: Path, way: str) -> None:
+    """Whenever a folder becomes a link that leads out of the maildir, nothing is left there.
+
+    What had been published by then is in the folder, wherever that is now; and nothing is published later.
+    """
+    outcomes = set[type]()
+    for number in itertools.count(1):
+        root = tmp_path / str(number)
+        box, folder = root / "m", root / "m" / ".x"
+        await Maildir(root / "other").create()
+        disk = FaultDisk()
+        maildir = Maildir(box, disk=disk)
         await maildir.append(MESSAGE, folder="x")
-    assert files(tmp_path / "other") == set()
+
+        def swap(root: Path = root, box: Path = box, folder: Path = folder) -> None:
+            folder.rename(box / ".was")
+            folder.symlink_to(root / "other")
+
+        before = len(disk.calls)
+        disk.faults.append(Fault("", gate=swap, nth=number))
+        try:
+            await WAYS[way](maildir)
+        except MaildirError as exc:
+            outcomes.add(type(exc))
+        else:
+            outcomes.add(Delivered)
+            was = contents(folder if len(disk.calls) - before < number else box / ".was")
+            assert len(was["new"] + was["cur"]) == (3 if way == "atomic" else 2)
+        await maildir.aclose()
+        assert files(root / "other") == set()
+        if len(disk.calls) - before < number:
+            break
+        assert folder.is_symlink()
+    # With a keyword, a lock that is lost on the way is told of by an AppendError of its own.
+    assert outcomes == {NotAMaildirError, Delivered, *([AppendError] if way == "keyword" else [])}
+
+
+@pytest.mark.parametrize("way", SOME_WAYS)
+def test_cancelled_at_every_disk_call(tmp_path: Path, way: str) -> None:
+    """Cancelled while the folder is made, or at any call after, a message is there, whole, or nothing of it is."""
+    asyncio.run(_cancel_at_every_disk_call(tmp_path, way))
+
+
+async def _cancel_at_every_disk_call(tmp_path: Path, way: str) -> None:
+    whole = {"atomic": [MESSAGE, LONG], "stream": [LONG], "by hand": [LONG]}.get(way, [MESSAGE])
+    outcomes = set[int]()
+    for number in itertools.count(1):
+        moment = Moment()
+        disk = FaultDisk(Fault("", nth=number, gate=moment.gate))
+        maildir = Maildir(tmp_path / str(number), disk=disk)
+        task = asyncio.ensure_future(WAYS[way](maildir))
+        cancelling = asyncio.ensure_future(moment.use(task.cancel))
+        await asyncio.wait([task])
+        if len(disk.calls) < number:
+            cancelling.cancel()
+            break
+        await cancelling
+        assert task.cancelled()
+        calls = len(disk.calls)
+        await maildir.aclose()
+        found = contents(tmp_path / str(number) / ".x")
+        messages = found.get("new", []) + found.get("cur", [])
+        assert messages in ([], whole)
+        assert found.get("tmp", []) == []
+        assert len(disk.calls) == calls, "a thread went on after the call had ended"
+        outcomes.add(len(messages))
+        again = Maildir(maildir.path)
+        await WAYS[way](again)
+        assert again.statistics().delivered == len(whole)
+    # What is given whole is in group commit's hands at once, which is too late for taking it back.
+    assert outcomes == ({len(whole)} if way in ("whole", "keyword") else {0, len(whole)})
 
 
 @pytest.mark.parametrize("moment", ["create", "sync", "open_directory", "rename_noreplace"])
@@ -225,7 +319,14 @@ async def test_removed_between_two_messages_of_a_batch(tmp_path: Path) -> None:
     assert found["tmp"] == []
 
 
-def test_a_power_cut_at_every_call() -> None:
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda: MESSAGE, MESSAGE, id="whole"),
+        pytest.param(_stream, LONG, id="stream", marks=pytest.mark.heavy),
+    ],
+)
+def test_a_power_cut_at_every_call(make: Callable[[], Any], message: bytes) -> None:
     """What append has returned for is there after it: the folder is durable up to the parent of the maildir."""
     for cut_at in itertools.count(1):
         disk = CrashDisk(cut_at=cut_at)
@@ -234,14 +335,14 @@ def test_a_power_cut_at_every_call() -> None:
         async def fill(disk: CrashDisk = disk, stored: list[Delivered] = stored) -> None:
             maildir = Maildir("/box/m", disk=disk)
             for folder in ("x", "x/y", None):
-                stored += [await maildir.append(MESSAGE, folder=folder)]
+                stored += [await maildir.append(make(), folder=folder)]
 
         with contextlib.suppress(MaildirError):
             asyncio.run(fill())
         for left in disk.after_power_cut(range(3)):
-            assert all(left.get(delivered.path) == MESSAGE for delivered in stored)
-            assert all(data in (b"", MESSAGE) or "/tmp/" in path for path, data in left.items())
-            assert all(data == MESSAGE for path, data in left.items() if "/new/" in path)
+            assert all(left.get(delivered.path) == message for delivered in stored)
+            assert all(data in (b"", message) or "/tmp/" in path for path, data in left.items())
+            assert all(data == message for path, data in left.items() if "/new/" in path)
         if disk.changes < cut_at:
             assert len(stored) == 3
             return
@@ -256,14 +357,15 @@ def test_somebody_elses_folder_is_made_durable() -> None:
     assert all(left.get(delivered.path) == MESSAGE for left in disk.after_power_cut())
 
 
-async def test_a_fault_at_every_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", SOME_WAYS)
+async def test_a_fault_at_every_call(tmp_path: Path, way: str) -> None:
     """Whatever call fails, the message is there, whole, or nothing of it is; and the next one is delivered."""
     for number in itertools.count(1):
         root = tmp_path / str(number)
         disk = FaultDisk(Fault("", errno.EIO, nth=number))
         maildir = Maildir(root, disk=disk)
         with contextlib.suppress(MaildirError):
-            await maildir.append(MESSAGE, folder="x")
+            await WAYS[way](maildir)
         over = len(disk.calls) < number
         disk.faults.clear()
         delivered = await maildir.append(MESSAGE, folder="x")

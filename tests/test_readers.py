@@ -21,6 +21,16 @@ import pytest
 
 from maildir_async import Delivered, Maildir
 
+#: Where Debian has a program, if not in a package of its name.
+PACKAGES: Final = {
+    "deliverquota": "maildrop",
+    "doveadm": "dovecot-imapd",
+    "dovecot": "dovecot-imapd",
+    "maildirmake.courier": "courier-base",
+    "maildirmake.maildrop": "maildrop",
+    "mbsync": "isync",
+}
+
 RECEIVED_AT: Final = 981_173_106  # 2001-02-03 04:05:06 UTC
 
 PLAIN = b"From: alice@example.com\nSubject: plain\n\none\ntwo \xc3\xa9\n"
@@ -54,7 +64,8 @@ def needed(program: str) -> str:
     """Return where *program* is, or skip the test."""
     found = shutil.which(program)
     if found is None:
-        pytest.skip(f"NOT TESTED WITH {program.upper()}: it is not installed (apt-get install mutt dovecot-imapd)")
+        package = PACKAGES.get(program, program)
+        pytest.skip(f"NOT TESTED WITH {program.upper()}: it is not installed (apt-get install {package})")
     return found
 
 
@@ -137,7 +148,7 @@ def test_mutt_reads_what_was_delivered(name: str, tmp_path: Path) -> None:
 class Dovecot:
     """A private configuration, for a maildir at *home*/Maildir. Dovecot refuses to serve uid 0."""
 
-    def __init__(self, doveadm: str, home: Path) -> None:
+    def __init__(self, doveadm: str, home: Path, *, layout: str = "") -> None:
         self._doveadm = doveadm
         self._home = home
         self._user: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
@@ -145,7 +156,7 @@ class Dovecot:
             "base_dir": home / "run",
             "state_dir": home / "state",
             "log_path": home / "log",
-            "mail_location": f"maildir:{home}/Maildir",
+            "mail_location": f"maildir:{home}/Maildir{layout}",
             "stats_writer_socket_path": "",  # there is nobody to write statistics to
             "ssl": "no",
         }
@@ -167,18 +178,35 @@ class Dovecot:
         done = self._run("exec", "imap", input=commands)
         if b"imap) failed: No such file" in done.stderr:
             pytest.skip("NOT TESTED WITH DOVECOT'S IMAP SERVER: it is not installed (apt-get install dovecot-imapd)")
-        said = [*done.stderr.splitlines(), *(self._home / "log").read_bytes().splitlines()]
-        return done.stdout, [line for line in said if b": Info: " not in line]
+        return done.stdout, [line for line in done.stderr.splitlines() if b": Info: " not in line] + self.complaints()
+
+    def complaints(self) -> list[bytes]:
+        """Return what its log has beside the usual."""
+        return [line for line in (self._home / "log").read_bytes().splitlines() if b": Info: " not in line]
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start doveadm, to be talked to. What it says beside that is in the log."""
+        with open(self._home / "log", "ab") as log:
+            return subprocess.Popen(
+                self._command(*arguments),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                **self._user,
+            )
 
     def _run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [self._doveadm, "-c", str(self._home / "dovecot.conf"), *arguments],
-            env={"HOME": str(self._home), "USER": "nobody", "PATH": os.environ["PATH"], "TZ": "UTC"},
-            capture_output=True,
-            timeout=60,
-            **self._user,
-            **options,
+            self._command(*arguments), env=self._environment, capture_output=True, timeout=60, **self._user, **options
         )
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [self._doveadm, "-c", str(self._home / "dovecot.conf"), *arguments]
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"HOME": str(self._home), "USER": "nobody", "PATH": os.environ["PATH"], "TZ": "UTC"}
 
 
 @pytest.fixture

@@ -67,8 +67,9 @@ class Keywords:
         """Return the sorted letters of *keywords*, which are durably in the file when this returns.
 
         Names that are not there are added, under Dovecot's locks. Raises `KeywordsFullError` if there are no letters
-        left, with nothing added; OSError with EAGAIN if another has the lock for too long; FileNotFoundError if there
-        is no folder; and OSError as the system does, for a file that is a symbolic link, say. After any error the file
+        left, with nothing added; `NotAMaildirError` for a folder that leads out of its maildir, where nothing but the
+        lock has been written; OSError with EAGAIN if another has the lock for too long; FileNotFoundError if there is
+        no folder; and OSError as the system does, for a file that is a symbolic link, say. After any error the file
         has all that was in it before, and the locks are gone.
         """
         try:
@@ -162,6 +163,7 @@ class Keywords:
         return found.st_dev, found.st_ino, found.st_mtime
 
     def _add_locked(self, keywords: Sequence[str], lock: Dotlock) -> dict[bytes, int]:
+        self._directories.check_inside()  # with the lock, which is lost if the folder becomes a link from now on
         known = self._current()
         names, indices = dict(known.names), dict(known.indices)
         free = [index for index in range(MOST) if index not in names]
