@@ -86,7 +86,9 @@ async def test_another_object_and_maildir(tmp_path: Path) -> None:
     """A key is a maildir's and a folder's: another object for the same finds it, another maildir or folder does not."""
     first = await filtered(tmp_path).append(MESSAGE, duplicate_key="key")
 
-    again = await filtered(tmp_path).append(MESSAGE, duplicate_key="key")
+    second, third = filtered(tmp_path), filtered(tmp_path)
+    again = await second.append(MESSAGE, duplicate_key="key")
+    assert (await third.append(MESSAGE, duplicate_key="key")).path == first.path  # no claim of the second is left
     others = [
         await filtered(tmp_path, "other").append(MESSAGE, duplicate_key="key"),
         await filtered(tmp_path).append(MESSAGE, duplicate_key="key", folder="Lists"),
@@ -123,6 +125,7 @@ async def test_with_a_helper_process(tmp_path: Path) -> None:
         assert [each.duplicate for each in outcomes] == [False, True]
         assert outcomes[1].size in (0, len(message))
     assert sorted(stored(tmp_path)) == sorted([MESSAGE, LARGE])
+    await maildir.commit.aclose()
 
 
 async def test_append_many(tmp_path: Path) -> None:
@@ -619,8 +622,9 @@ async def test_a_database_that_is_set_aside_by_another_is_opened_anew(tmp_path: 
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{tmp_path}/seen{suffix}", f"{tmp_path}/aside{suffix}")
 
-    assert not (await two.append(b"2\n", duplicate_key="k")).duplicate
-    assert (await one.append(b"3\n", duplicate_key="k")).duplicate
+    second = await two.append(b"2\n", duplicate_key="k")
+    assert not second.duplicate
+    assert (await one.append(b"3\n", duplicate_key="k")).path == second.path
 
 
 async def _stores_each(maildir: Maildir, count: int = 3) -> None:
@@ -720,10 +724,16 @@ async def test_fan_outs_at_once(tmp_path: Path) -> None:
     """Fan-outs of one message to the same maildirs, in any order and one twice, end, and store it once in each."""
     boxes = [filtered(tmp_path, name) for name in "abc"]
     orders = [boxes, boxes[::-1], [boxes[1], boxes[0], filtered(tmp_path, "b")]]
-    results = await asyncio.gather(
+    assert boxes[1].duplicates is not None
+    claimed = boxes[1].duplicates.gate(boxes[1].mailbox, b"<1@example.org>")
+    assert await claimed.enter() is None
+    deliveries = asyncio.gather(
         *(deliver(MESSAGE, orders[number % 3], duplicate_key=True) for number in range(12)),
         *(box.append(MESSAGE, duplicate_key=True) for box in boxes),
     )
+    await asyncio.sleep(0.05)  # so that all have what they can have: each stands in the way of some other
+    claimed.leave()
+    results = await deliveries
     assert all(outcome.delivered for result in results if isinstance(result, list) for outcome in result)
     assert [len(stored(tmp_path, name)) for name in "abc"] == [1, 1, 1]
 

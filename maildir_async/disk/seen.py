@@ -91,6 +91,11 @@ class Seen:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             self._connection = None
 
+    def close_all(self) -> None:
+        """Close the database and the file of locks, which lets go of all of them."""
+        self.close()
+        self.locks.close()
+
     def close(self) -> None:
         """Close the database, which is opened again when it is needed."""
         connection, self._connection = self._connection, None

@@ -33,6 +33,8 @@ class Claims:
         self._forking = 0  # the thread that forks, and has `_io`
         self._reset()
         _all.add(self)
+        # What is thrown away has nothing in hand. At the end of the process the kernel does it.
+        weakref.finalize(self, _close_later, self._crew, seen).atexit = False
 
     def _reset(self) -> None:
         # The garbage collector may throw away a gate in a thread that has this.
@@ -235,6 +237,11 @@ class Failed:
 
 #: Another process has the key.
 BUSY: Final = object()
+
+
+def _close_later(crew: Crew, seen: Seen) -> None:
+    with contextlib.suppress(RuntimeError):  # no thread to be had: the end of the interpreter
+        crew.run(seen.close_all)
 
 
 def _resolve(future: "asyncio.Future[Any]", answer: object) -> None:
