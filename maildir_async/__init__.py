@@ -16,6 +16,7 @@ from maildir_async.errors import (
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.fan_out import Outcome, deliver
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.producers import Consumer, PullProducer, PushProducer, as_producer
@@ -27,6 +28,7 @@ __all__ = [
     "BusyError",
     "Consumer",
     "Delivered",
+    "DuplicateFilter",
     "Durability",
     "GroupCommit",
     "Maildir",

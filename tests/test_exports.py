@@ -226,6 +226,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "durability": None,
     "size_limit": None,
     "on_progress": None,
+    "duplicate_key": None,
 }
 
 #: What may be called, by position, then by keyword only, and with which defaults.
@@ -243,6 +244,7 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
             "folder_encoding": "utf-7",
             "inherit_mode": False,
             "quota": None,
+            "duplicates": None,
         },
     ),
     (Maildir.append, ["self", "message"], OPTIONS),

@@ -19,9 +19,11 @@ __all__ = [
     "check_callback",
     "check_count",
     "check_deadline",
+    "check_duplicate_key",
     "check_durability",
     "check_file_mode",
     "check_hostname",
+    "check_keep",
     "check_path",
     "check_size_limit",
     "nanoseconds",
@@ -46,6 +48,7 @@ class MessageOptions(TypedDict, total=False):
     durability: Durability | None
     size_limit: int | None
     deadline: timedelta
+    duplicate_key: bytes | str | bool | None
 
 
 class AppendOptions(MessageOptions, total=False):
@@ -147,6 +150,36 @@ def check_durability(durability: Durability) -> Durability:
     if not isinstance(durability, Durability):
         raise TypeError(f"durability must be a Durability, not {durability!r}")
     return durability
+
+
+def check_duplicate_key(duplicate_key: bytes | str | bool) -> bytes | None:
+    """Return *duplicate_key*, text as UTF-8; None for True, which stands for the Message-ID.
+
+    TypeError unless it is bytes, a str or True. ValueError for an empty one, or text that cannot be encoded.
+    """
+    if duplicate_key is True:
+        return None
+    if isinstance(duplicate_key, str):
+        try:
+            key = duplicate_key.encode(errors="surrogateescape")
+        except UnicodeEncodeError as exc:  # a lone surrogate that stands for no byte
+            raise ValueError(f"duplicate_key cannot be encoded: {duplicate_key!r}: {exc.reason}") from None
+    elif isinstance(duplicate_key, bytes):
+        key = bytes(duplicate_key)
+    else:
+        raise TypeError(f"duplicate_key must be bytes, a str, True or None, not {duplicate_key!r}")
+    if not key:
+        raise ValueError("duplicate_key must not be empty: all messages would be one")
+    return key
+
+
+def check_keep(keep: timedelta) -> float:
+    """Return *keep* in seconds. TypeError unless it is a timedelta, ValueError unless it is positive."""
+    if not isinstance(keep, timedelta):
+        raise TypeError(f"keep must be a timedelta, not {keep!r}")
+    if keep <= timedelta():
+        raise ValueError(f"keep must be positive, not {keep}")
+    return keep.total_seconds()
 
 
 def nanoseconds(received_at: datetime | float | None) -> int | None:

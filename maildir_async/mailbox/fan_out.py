@@ -9,7 +9,7 @@ maildir is no other's concern.
 import asyncio
 import contextlib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self, Unpack
@@ -21,6 +21,7 @@ from maildir_async.format.content import check_prefix
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.fan_out_gates import key_for, pass_gates, tell_gates
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.shared_file import Part, SharedFile, find_same
 from maildir_async.receive.producers import read_all
@@ -66,7 +67,8 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
         message: any that `Maildir.append` takes. It is read once.
         maildirs: where to.
         options: those of `Maildir.append`, for all of them; a *size_limit* or *durability* not given is the smallest
-            or the strongest of theirs.
+            or the strongest of theirs. With a *duplicate_key* each is asked for by its own filter, where it has one,
+            when the first 512 KiB have come; others with that key wait from then on.
 
     Raises:
         TypeError: *message*, or a chunk of it, is not bytes.
@@ -77,7 +79,11 @@ async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[M
     maildirs = list(maildirs)
     if not maildirs:
         return []
-    AppendTask(maildirs[0], **options)  # raises what is wrong with the options
+    key = options.get("duplicate_key")
+    checked: MessageOptions = {**options, "duplicate_key": None}  # each has its own filter, or none
+    AppendTask(maildirs[0], **checked)  # raises what is wrong with the options
+    if key is not None:
+        key_for(maildirs, key)
     async with FanOut(maildirs, **options) as fan_out:
         try:
             await fan_out.open(cost_of(message))
@@ -125,6 +131,9 @@ class FanOut:
             options["size_limit"] = min(limits)
         if options.get("durability") is None and maildirs:
             options["durability"] = min((maildir.durability for maildir in maildirs), key=_STRONGEST.index)
+        duplicate_key = options.pop("duplicate_key", None)
+        self._is_filtered = duplicate_key is not None
+        self._key = None if duplicate_key is None else key_for(maildirs, duplicate_key)
         self._options = options
         #: What has come, until a file holds it: it may have to be given to another maildir than the first.
         self._head: list[bytes] | None = []
@@ -257,9 +266,12 @@ class FanOut:
     async def _until_over(self) -> None:
         """Return when nothing acts for the message any more: all of it, also when this is cancelled meanwhile."""
         interrupted: asyncio.CancelledError | None = None
-        for group in self._groups or ():
+        steps: list[Callable[[], Awaitable[None]]] = [group.until_over for group in self._groups or ()]
+        if self._is_filtered:
+            steps.append(partial(tell_gates, self._parts))
+        for step in steps:
             try:
-                await group.until_over()
+                await step()
             except asyncio.CancelledError as exc:
                 interrupted = exc
         if interrupted is not None:
@@ -290,11 +302,15 @@ class FanOut:
             crew = parts[0].maildir.commit.streams.crew
             look = run_in_thread(asyncio.get_running_loop(), crew, partial(find_same, parts, self._places))
             keys = await until_done(look)
+        if self._is_filtered:
+            head, is_over = self._head or (), lambda: self._over
+            asked = [part for part in parts if part.maildir.commit in self._places]
+            await pass_gates(asked, self._key, head, self._options, whole=whole, is_over=is_over)
         if self._over:  # given up meanwhile
             return
         by_key: dict[object, list[Part]] = {}
         for key, part in zip(keys, parts, strict=True):
-            if part.same_as is None and part.maildir.commit in self._places:
+            if part.same_as is None and part.delivered is None and part.maildir.commit in self._places:
                 by_key.setdefault((key, part.prefix), []).append(part)
         self._groups = [
             SharedFile(group, self._places[group[0].maildir.commit], self._options) for group in by_key.values()

@@ -25,6 +25,7 @@ from maildir_async.format.options import (
 )
 from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.transaction import append_atomically
 from maildir_async.mailbox.upkeep import Upkeep
@@ -61,6 +62,7 @@ class Maildir(Upkeep):
         folder_encoding: how the names of Maildir++ folders are written on the disk: IMAP's modified ``utf-7``, which
             Dovecot expects, or ``utf-8`` with Courier's escapes.
         quota: what the maildir and its folders may hold. Kept by this process, whatever its helper does.
+        duplicates: what finds those of messages that are given a *duplicate_key*.
         names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
         inherit_mode: whether messages, and directories that are made, have the mode and group of the directory, as
             Dovecot has it, and as root its owner; *file_mode* is of no account then. A refused group is a warning.
@@ -82,6 +84,7 @@ class Maildir(Upkeep):
         hostname: str | None = None,
         folder_encoding: FolderEncoding = "utf-7",
         quota: Quota | None = None,
+        duplicates: DuplicateFilter | None = None,
         names: UniqueNames | None = None,
         inherit_mode: bool = False,
         disk: Disk = _posix,
@@ -100,6 +103,9 @@ class Maildir(Upkeep):
             inherit_mode=inherit_mode,
             disk=disk,
         )
+        if duplicates is not None and not isinstance(duplicates, DuplicateFilter):
+            raise TypeError(f"duplicates must be a DuplicateFilter or None, not {duplicates!r}")
+        self.duplicates = duplicates
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
         self._plan = Plan(durability)  # of a message of which nothing else is asked
@@ -128,6 +134,7 @@ class Maildir(Upkeep):
         size_limit: int | None = None,
         on_progress: Callable[[int], object] | None = None,
         deadline: timedelta = DEADLINE,
+        duplicate_key: bytes | str | bool | None = None,
     ) -> Delivered:
         """Deliver *message*; return when it is whole in ``new/`` and as durable as asked for.
 
@@ -152,6 +159,9 @@ class Maildir(Upkeep):
             size_limit: another limit than the maildir's: bytes as given, without *prefix*.
             on_progress: called on the loop with the bytes stored so far, now and then, and when all are.
             deadline: how long the message may take to be received.
+            duplicate_key: what is the same for messages of which only the first is to be stored, by the maildir's
+                `DuplicateFilter`: bytes or text, or True for the Message-ID (without one, or with one that does not end
+                in the first 64 KiB, the message is stored). It is looked up when the message is whole.
 
         Raises:
             TypeError: *message*, or a chunk of it, is not bytes.
@@ -163,7 +173,7 @@ class Maildir(Upkeep):
             AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
 
         """
-        if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE:
+        if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE and duplicate_key is None:
             commit, plan = self._commit or self.commit, self._plan
             mailbox = self.mailbox if folder is None else self.mailbox_of(folder)
             is_plain = flags == "" and keywords == () and prefix == b"" and newline == "keep" and deadline is DEADLINE
@@ -203,6 +213,7 @@ class Maildir(Upkeep):
             size_limit=size_limit,
             on_progress=on_progress,
             deadline=deadline,
+            duplicate_key=duplicate_key,
         )
 
     def open_append(self, **options: Unpack[AppendOptions]) -> AppendTask:
@@ -274,6 +285,8 @@ class Maildir(Upkeep):
         if check_bool("atomic", atomic):
             if return_exceptions:
                 raise ValueError("atomic excludes return_exceptions: there is one outcome for all")
+            if options.get("duplicate_key") is not None:
+                raise ValueError("atomic excludes duplicate_key: a message that is not stored is not one of all")
             return await append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
         settled = await settle_many(
             lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress

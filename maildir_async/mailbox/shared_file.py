@@ -20,6 +20,7 @@ from maildir_async.format.options import MessageOptions
 from maildir_async.format.states import State
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.receive.gate import Gate
 from maildir_async.receive.task import AppendTask
 
 __all__ = ["Part", "SharedFile", "find_same"]
@@ -33,17 +34,19 @@ class Part:
         mailbox: which of its folders, or itself.
         prefix: what is stored before the message.
         same_as: another that stands for the same directory and gets the message; the outcome is that one's.
+        gate: what it has passed, and has to be told of its outcome, if it has been looked for duplicates.
         delivered, error: the outcome, once it is known.
 
     """
 
-    __slots__ = ("delivered", "error", "mailbox", "maildir", "prefix", "same_as")
+    __slots__ = ("delivered", "error", "gate", "mailbox", "maildir", "prefix", "same_as")
 
     def __init__(self, maildir: Maildir, prefix: bytes, folder: str | Sequence[str] | None) -> None:
         self.maildir = maildir
         self.mailbox = maildir.mailbox_of(folder)
         self.prefix = prefix
         self.same_as: Part | None = None
+        self.gate: Gate | None = None
         self.delivered: Delivered | None = None
         self.error: MaildirError | None = None
 

@@ -96,6 +96,7 @@ class _Shown:
         self._mailbox = mailbox
         self.durability: Durability = maildir.durability
         self.size_limit = maildir.size_limit
+        self.duplicates = maildir.duplicates
         self.commit: GroupCommit = maildir.commit
 
     def mailbox_of(self, folder: str | Sequence[str] | None) -> Mailbox:

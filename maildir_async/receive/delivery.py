@@ -296,7 +296,7 @@ class Delivery:
         self.state = next_state(self.state, event)
         if self._timer is not None:
             self._timer.cancel()
-        self.submission.mailbox.end_task(self, failed=not self.submission.is_made)
+        self.submission.mailbox.end_task(self, failed=not (self.submission.is_made or isinstance(outcome, Delivered)))
         reception, self.reception = self.reception, None
         if reception is not None:
             reception.let_go()

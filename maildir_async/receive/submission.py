@@ -16,6 +16,7 @@ from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import check_flags
 from maildir_async.format.options import check_bool, check_durability, nanoseconds
 from maildir_async.group_commit import GroupCommit
+from maildir_async.receive.gate import Duplicates
 
 __all__ = ["Maildir", "Submission", "plan_of"]
 
@@ -47,6 +48,11 @@ class Maildir(Protocol):
 
     durability: Durability
     size_limit: int | None
+
+    @property
+    def duplicates(self) -> Duplicates | None:
+        """What finds messages that have been delivered before, if anything does."""
+        ...
 
     def mailbox_of(self, folder: str | Sequence[str] | None) -> Mailbox:
         """Return what stands for one of its folders, or for itself. Nothing is touched."""

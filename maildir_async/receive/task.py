@@ -22,6 +22,7 @@ from maildir_async.format.options import (
 )
 from maildir_async.format.states import State
 from maildir_async.receive.delivery import Delivery
+from maildir_async.receive.gated import gated
 from maildir_async.receive.sources import BytesLike, check_chunk, check_message
 from maildir_async.receive.submission import Maildir, plan_of
 
@@ -64,6 +65,7 @@ class AppendTask:
         size_limit: int | None = None,
         on_progress: Callable[[int], object] | None = None,
         deadline: timedelta = DEADLINE,
+        duplicate_key: bytes | str | bool | None = None,
     ) -> None:
         if message is not None and type(message) is not bytes:
             check_message(message)
@@ -79,14 +81,11 @@ class AppendTask:
             keywords=keywords,
             strip_from_line=strip_from_line,
         )
-        self._delivery = Delivery(
-            maildir,
-            maildir.mailbox_of(folder),
-            plan,
-            size_limit=maildir.size_limit if size_limit is None else check_size_limit(size_limit),
-            on_progress=check_callback("on_progress", on_progress),
-            deadline=check_deadline(deadline),
-        )
+        mailbox = maildir.mailbox_of(folder)
+        delivery = Delivery if duplicate_key is None else gated(maildir, mailbox, duplicate_key)
+        limit = maildir.size_limit if size_limit is None else check_size_limit(size_limit)
+        told, deadline = check_callback("on_progress", on_progress), check_deadline(deadline)
+        self._delivery = delivery(maildir, mailbox, plan, size_limit=limit, on_progress=told, deadline=deadline)
 
     # What it is.
 
