@@ -25,6 +25,9 @@ __all__ = ["Lookout", "WatchedMessage", "check_poll", "watch_messages"]
 
 T = TypeVar("T")
 
+#: Device, inode number and date of ``new/`` and of ``cur/``, if they are there.
+_Stamps = list[tuple[int, int, int] | None]
+
 #: Messages that one hop into a thread may bring back.
 SOME: Final = 256
 
@@ -142,7 +145,9 @@ class Lookout:
         self._known = set[str]()  # keys of what has been told, or is not to be
         self._absent = set[str]()  # those of them that the last listing did not have
         self._has_begun = False
-        self._list_at = 0.0
+        self._list_at = 0.0  # when there is to be a look at the directories, by the monotonic clock
+        self._list_anyway_at = 0.0  # when they are to be listed though they look the same
+        self._stamps: list[_Stamps] = []  # of the last two looks
 
     @property
     def fd(self) -> int | None:
@@ -182,10 +187,11 @@ class Lookout:
         notices = self._notices
         if notices is not None:
             self._pending.extend(notice.path for notice in notices.take(4 * SOME) if notice.arrived)
-        if (notices is not None and notices.lost) or time.monotonic() >= self._list_at:
+        is_lost = notices is not None and notices.lost
+        if is_lost or time.monotonic() >= self._list_at:
             while notices is not None and notices.has_more:  # or a message removed since might be told of again
                 self._pending.extend(notice.path for notice in notices.take(4 * SOME) if notice.arrived)
-            self._list_again()
+            self._list_again(must=is_lost or (notices is not None and notices.lost))
 
     def _begin(self) -> None:
         """Find what is there, and what has come since this began to watch."""
@@ -210,8 +216,10 @@ class Lookout:
         self._pending.extend(told)
         self._has_begun = True
 
-    def _list_again(self) -> None:
+    def _list_again(self, *, must: bool) -> None:
         self._stand()
+        if not self._has_changed() and not must and time.monotonic() < self._list_anyway_at:
+            return
         try:
             there = self._list()
         except OSError as exc:
@@ -244,6 +252,7 @@ class Lookout:
     def _list(self) -> dict[str, str]:
         """Return the path of each message by its key, in the order of arrival."""
         directories = self._directories
+        self._list_anyway_at = time.monotonic() + LISTED_AGAIN_S
         found = dict[str, str]()
         for directory in (directories.new, directories.cur):  # as a message goes
             try:
@@ -255,6 +264,21 @@ class Lookout:
                 continue
             found.update((key_of(name), f"{directory}/{name}") for name in names)
         return {key: found[key] for key in sorted(found, key=arrival)}
+
+    def _has_changed(self) -> bool:
+        """Whether something has come or gone since the last look, or the one before: two changes may have one date."""
+        stamps: _Stamps = []
+        for directory in (self._directories.new, self._directories.cur):
+            try:
+                found = self._directories.disk.stat(f"{directory}/.")
+            except OSError as exc:
+                if exc.errno not in _MISSING:
+                    raise
+                stamps.append(None)
+            else:
+                stamps.append((found.st_dev, found.st_ino, found.st_mtime_ns))
+        before, self._stamps = self._stamps, [*self._stamps[-1:], stamps]
+        return before != [stamps, stamps]
 
     def _since(self, began: float, there: dict[str, str]) -> set[str]:
         """Return the keys of what was published since then, by the file system's clock, as well as that can be told."""
@@ -308,5 +332,8 @@ def _key(path: str) -> str:
 
 
 def _file_time() -> float:
-    """Return the time as a file would have it that is changed now: that of the last tick of the kernel's clock."""
+    """Return the earliest date that a file can have that is changed from now on: the last tick of the kernel's clock.
+
+    (Linux 6.13 and later may give a file the exact time.)
+    """
     return time.clock_gettime(_CLOCK_REALTIME_COARSE) if sys.platform == "linux" else time.time()
