@@ -15,8 +15,8 @@ from maildir_async.errors import (
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import Outcome, deliver
+from maildir_async.mailbox.lookout import WatchedMessage
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.mailbox.watch import WatchedMessage
 from maildir_async.receive.producers import Consumer, PullProducer, PushProducer, as_producer
 from maildir_async.receive.task import AppendTask
 

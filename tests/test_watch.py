@@ -19,7 +19,7 @@ import pytest
 
 from maildir_async import AppendError, Maildir, NotAMaildirError, WatchedMessage
 from maildir_async.disk.shared import is_shared
-from maildir_async.mailbox.watch import Lookout
+from maildir_async.mailbox.lookout import Lookout
 from maildir_async.testing.faults import Fault, FaultDisk
 from support import PATIENCE_S, Gate, forked
 
