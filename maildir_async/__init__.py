@@ -10,9 +10,11 @@ from maildir_async.errors import (
     MaildirError,
     MessageTooLargeError,
     NotAMaildirError,
+    QuotaExceededError,
     UncertainAppendError,
 )
 from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import Outcome, deliver
 from maildir_async.mailbox.lookout import WatchedMessage
@@ -35,6 +37,8 @@ __all__ = [
     "Outcome",
     "PullProducer",
     "PushProducer",
+    "Quota",
+    "QuotaExceededError",
     "UncertainAppendError",
     "WatchedMessage",
     "as_producer",

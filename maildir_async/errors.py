@@ -8,6 +8,7 @@
         ├── BusyError                 the queue is full and the caller asked not to wait
         ├── KeywordsFullError         the folder has 26 keywords, and these are others; a ValueError too
         ├── MessageTooLargeError      the message passed its size limit
+        ├── QuotaExceededError        the maildir's quota has no room for it
         └── UncertainAppendError      the message IS visible; a power cut may still lose it
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "MessageTooLargeError",
     "NotAMaildirError",
     "NotTrustedError",
+    "QuotaExceededError",
     "Stage",
     "UncertainAppendError",
     "append_error",
@@ -148,6 +150,14 @@ class KeywordsFullError(AppendError, ValueError):
     """The folder has 26 keywords already, all that there are letters for, and the message has another."""
 
     _smtp_reply = "554 5.3.0 Message cannot be stored with these keywords"
+
+
+class QuotaExceededError(AppendError):
+    """The message is more than the maildir's quota has room for. `smtp_reply` is the quota's *over*."""
+
+    def __init__(self, message: str, *, reply: str = _MAILBOX_FULL, stage: Stage | None = "create") -> None:
+        super().__init__(message, errno=_errno.EDQUOT, stage=stage)
+        self._smtp_reply = reply
 
 
 class MessageTooLargeError(AppendError):

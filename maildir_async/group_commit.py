@@ -154,7 +154,7 @@ class GroupCommit:
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""
-        if self._delegation is not None and not entry.links and not entry.plan.held:
+        if self._delegation is not None and not (entry.links or entry.plan.held or entry.mailbox.quota):
             channel = self.channel(entry.loop, entry.mailbox.directories.disk)
             if channel is not None:
                 channel.submit(entry)

@@ -219,6 +219,18 @@ def test_what_a_filter_knows_of_a_message_reaches_the_delivery(tmp_path: Path) -
     assert folder.stat().st_mode & 0o7777 == 0o2770
 
 
+@pytest.mark.parametrize(("option", "code"), [([], os.EX_TEMPFAIL), (["--quota-permanent"], os.EX_NOPERM)])
+def test_a_full_maildir_exits_with_75_or_77(tmp_path: Path, option: list[str], code: int) -> None:
+    """A message past --quota is refused for a while, or for good if that is asked for; nothing of it is left."""
+    limits = f"--quota={len(MESSAGE)},1C"
+    assert run("deliver", tmp_path / "m", limits, stdin=MESSAGE).returncode == 0
+    done = run("deliver", tmp_path / "m", limits, *option, stdin=MESSAGE)
+    assert done.returncode == code
+    assert "over its quota" in one_line(done.stderr)
+    assert messages(tmp_path / "m") == [MESSAGE]
+    assert (tmp_path / "m" / "maildirsize").read_text().startswith(f"{len(MESSAGE)}S,1C\n")
+
+
 USAGE_ERRORS: dict[str, list[str]] = {
     "nothing": [],
     "unknown command": ["fetch"],
@@ -230,6 +242,7 @@ USAGE_ERRORS: dict[str, list[str]] = {
     "keyword": ["deliver", "m", "--keyword=a b"],
     "time": ["deliver", "m", "--received-at=yesterday"],
     "prefix": ["deliver", "m", "--prefix=no header"],
+    "quota": ["deliver", "m", "--quota=much"],
     "durability": ["deliver", "m", "--durability=some"],
     "newline": ["deliver", "m", "--newline=cr"],
     "negative limit": ["deliver", "m", "--size-limit=-1"],

@@ -242,6 +242,8 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
             "size_limit": None,
             "hostname": None,
             "folder_encoding": "utf-7",
+            "inherit_mode": False,
+            "quota": None,
         },
     ),
     (Maildir.append, ["self", "message"], OPTIONS),

@@ -99,8 +99,16 @@ async def by_fan_out(maildir: Maildir, message: bytes, **options: Any) -> None:
     assert contents(other.path)["new"] == contents(maildir.path)["new"]
 
 
-@pytest.mark.parametrize("way", [by_bytes, by_stream, by_hand, by_many, by_fan_out])
-@pytest.mark.parametrize("process", [False, True], ids=["here", "helper"])
+WAYS: Final = [by_bytes, by_stream, by_hand, by_many, by_fan_out]
+
+
+@pytest.mark.parametrize(
+    ("way", "process"),
+    [
+        *((way, False) for way in WAYS),
+        *(pytest.param(way, True, marks=() if way in (by_bytes, by_stream) else pytest.mark.heavy) for way in WAYS),
+    ],
+)
 async def test_every_way(tmp_path: Path, way: Callable[..., Any], process: bool) -> None:
     """However a message comes and whoever writes it, short or long: the prefix stands before what is left of it."""
     for count, rest in enumerate([b"Subject: x\n\nFrom here\n", b" y\n" + b"x" * 700_000 + b"\n"]):

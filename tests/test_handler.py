@@ -21,7 +21,7 @@ from aiosmtpd.smtp import SMTP, Envelope
 
 import maildir_async
 from look import until
-from maildir_async import Durability, GroupCommit, Maildir, MaildirError
+from maildir_async import Durability, GroupCommit, Maildir, MaildirError, Quota
 from maildir_async.smtp import Layout, MaildirHandler, Receipt, StreamingLMTP, StreamingSMTP
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, forked
@@ -199,6 +199,19 @@ async def test_mail_may_have_its_directorys_mode(tmp_path: Path) -> None:
     assert stored == {"alice": 0o660, "bob": 0o600, "carol": 0o644}
 
 
+async def test_who_is_over_his_quota_is_refused_at_rcpt(tmp_path: Path) -> None:
+    """A full maildir is seen at RCPT, with the reply that the quota says; the others get the message."""
+    quota = Quota(messages=1, over="552 5.2.2 Mailbox full")
+    handler = MaildirHandler(Layout(f"{tmp_path}/{{user}}", create=True), quota=quota)
+    await Maildir(tmp_path / "alice").append(b"x")
+    async with serving(StreamingLMTP, handler, tmp_path) as talk:
+        replies = await talk(lambda client: client.begin("alice@example.com", "bob@example.com"))
+        assert "552 5.2.2" in str(replies)
+        await talk(lambda client: [*client.begin("bob@example.com"), *client.transmit(MAIL, 1)])
+    assert len(contents(tmp_path / "alice")["new"]) == 1
+    assert len(contents(tmp_path / "bob")["new"]) == 1
+
+
 async def test_recipients_may_have_headers_of_their_own(tmp_path: Path) -> None:
     """If asked for, each recipient's copy says who it is for, and nobody else."""
     handler = MaildirHandler(
@@ -294,6 +307,7 @@ async def test_a_path_is_left_to_the_system(tmp_path: Path, server: Any) -> None
         ({"create": "no"}, TypeError),
         ({"file_mode": "600"}, TypeError),
         ({"inherit_mode": "yes"}, TypeError),
+        ({"quota": 1000}, TypeError),
     ],
     ids=str,
 )

@@ -19,10 +19,11 @@ from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final, NoReturn
 
 from maildir_async.disk.threads import Crew
-from maildir_async.errors import MaildirError
+from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.content import NEWLINES
 from maildir_async.format.delivered import Durability
 from maildir_async.format.options import MessageOptions
+from maildir_async.format.quota import quota_of
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.upkeep import CLEAN_AGE
 from maildir_async.receive.task import AppendTask
@@ -80,6 +81,7 @@ def _deliver(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
         durability=level,
         size_limit=options.size_limit,
         inherit_mode=options.inherit_mode,
+        quota=quota_of(options.quota, is_permanent=options.quota_permanent),
     )
     asked: MessageOptions = {
         "folder": options.folder,
@@ -212,6 +214,8 @@ def _exit_code(exc: MaildirError) -> int:
     # Postfix's pipe(8) and local(8) return the message to its sender after 73.
     if exc.temporary:
         return os.EX_TEMPFAIL
+    if isinstance(exc, QuotaExceededError):
+        return os.EX_NOPERM  # as Courier's deliverquota does
     return os.EX_CANTCREAT if exc.stage == "create" else os.EX_DATAERR
 
 
@@ -257,6 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     deliver.add_argument("--prefix", metavar="LINE", action="append", default=[], help="a header line; repeatable")
     deliver.add_argument("--strip-from-line", action="store_true", help="drop the line an mbox has before a message")
     deliver.add_argument("--inherit-mode", action="store_true", help="owner, group, mode from the maildir's directory")
+    deliver.add_argument("--quota", metavar="LIMITS", help="such as 2G,10000C; file: what maildirsize says")
+    deliver.add_argument("--quota-permanent", action="store_true", help="exit with 77 if it is full, and not with 75")
     deliver.add_argument("--flags", default="", help="letters out of DFPRST")
     deliver.add_argument("--durability", default="full", choices=[level.value for level in Durability])
     deliver.add_argument("--newline", default="keep", choices=NEWLINES, help="how to store line ends")

@@ -106,6 +106,7 @@ class Entry:
         name: its file's, in ``new/``, or in ``cur/`` with flags behind it.
         tmp_name: its file's in ``tmp/`` while it is there: the same, but for a stream.
         fd: its file's descriptor, while it is open.
+        reserved: bytes that its maildir's quota keeps for it, or -1.
         path: where it has been published, "" before.
         copy: of a message with links that cannot be: its file, to be copied and closed by whoever settles them.
         refusal: of a message whose links may be published: why it is not to be.
@@ -116,7 +117,7 @@ class Entry:
     __slots__ = (
         *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
         *("file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan"),
-        *("refusal", "reserve_fd", "size", "source", "stage", "state", "taken_at", "tmp_name", "warnings"),
+        *("refusal", "reserve_fd", "reserved", "size", "source", "stage", "state", "taken_at", "tmp_name", "warnings"),
         *("whole_at", "wire_size"),
     )
 
@@ -156,6 +157,7 @@ class Entry:
         self.directory_id: tuple[int, ...] | None = None  # the identity of the directory it was published in
         self.durability = plan.durability
         self.flags = plan.flags
+        self.reserved = -1
         self.warnings: list[str] | None = None
         self.refusal: BaseException | None = None
         self.copy: BinaryIO | None = None
@@ -183,6 +185,8 @@ class Entry:
             self._explain(exc)
         self.error = append_error(exc, path=self.mailbox.directories.path, stage=self.stage)
         self.chunks = b""
+        if self.reserved >= 0 and (quota := self.mailbox.quota) is not None:
+            quota.give_back(self)
         for link in self.links:
             if link.error is None and not link.path:
                 link.error = append_error(exc, path=link.mailbox.directories.path, stage=self.stage)

@@ -8,9 +8,10 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from maildir_async.commit.allowance import Allowance, Asking
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.keywords import Keywords
-from maildir_async.errors import MaildirError, UncertainAppendError
+from maildir_async.errors import UncertainAppendError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.names import UniqueNames
 
@@ -23,13 +24,6 @@ class Listener(Protocol):
     def append(self, delivered: Delivered) -> None:
         """Called with each message, in a worker thread, in the order of publication."""
         ...
-
-
-class Settled(Protocol):
-    """A message with its outcome: `maildir_async.commit.entry.Entry`."""
-
-    delivered: Delivered | None
-    error: MaildirError | None
 
 
 class Task(Protocol):
@@ -55,6 +49,7 @@ class Mailbox:
         mode: permission bits that message files are made with.
         inherits: whether they get those of the directory, and its group, before anything is written.
         sets_mode: whether they need more than to be made: it inherits, or the umask may have taken a bit away.
+        quota: what it may still take, or None for as much as there is.
         folder: its name where it is a folder, as a person writes it; None for the maildir itself.
         listeners: who is told of each message delivered, if anybody is.
         closed: whether it takes no more messages.
@@ -66,8 +61,8 @@ class Mailbox:
 
     __slots__ = (
         *("__weakref__", "_drained", "_keywords", "_lock", "bytes_stored", "closed", "delivered", "directories"),
-        *("failed", "folder", "in_flight", "inherits", "listeners", "mode", "names", "sets_mode", "tasks"),
-        "uncertain",
+        *("failed", "folder", "in_flight", "inherits", "listeners", "mode", "names", "quota"),
+        *("sets_mode", "tasks", "uncertain"),
     )
 
     def __init__(self, directories: Directories, names: UniqueNames, mode: int, *, folder: str | None = None) -> None:
@@ -78,6 +73,7 @@ class Mailbox:
         self.mode = 0o600 if self.inherits else mode
         self.sets_mode = self.inherits or bool(mode & 0o077)
         self.folder = folder
+        self.quota: Allowance | None = None
         self.listeners: weakref.WeakSet[Listener] | None = None
         self.closed = False
         self.delivered = self.uncertain = self.failed = self.bytes_stored = 0
@@ -149,11 +145,13 @@ class Mailbox:
                 self.listeners = weakref.WeakSet()
             self.listeners.add(listener)
 
-    def settled(self, entries: Sequence[Settled]) -> None:
+    def settled(self, entries: Sequence[Asking]) -> None:
         """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
 
-        `tell_if_drained` is to follow, once their loops have been told.
+        `tell_if_drained` is to follow, once their loops have been told. Blocks where there is a quota.
         """
+        if self.quota is not None:
+            self.quota.settle(entries)
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:

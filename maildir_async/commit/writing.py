@@ -11,6 +11,7 @@ from maildir_async.commit.entry import Entry
 from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, write_all
 from maildir_async.disk.rights import files_rights, give
 from maildir_async.disk.streamfile import NAME_TRIES, converted
+from maildir_async.errors import QuotaExceededError
 from maildir_async.format.content import Content, wire_size_of
 
 __all__ = ["Writing", "complete_stream", "convert", "create", "give_letters", "give_rights", "rename", "write_rest"]
@@ -44,6 +45,8 @@ class Writing:
                     give_letters(entry)
                 if entry.file is not None:
                     complete_stream(entry)
+                    if entry.mailbox.quota is not None:
+                        entry.mailbox.quota.admit(entry)
                 else:
                     data = entry.chunks
                     if not plan.as_given or type(data) is not bytes:
@@ -53,6 +56,8 @@ class Writing:
                     entry.wire_size = wire_size_of(data) if b"\r" in data else 2 * size - len(data.replace(b"\n", b""))
                     entry.name = name = f"{entry.name},S={size},W={entry.wire_size}"
                     entry.stage = "create"
+                    if entry.mailbox.quota is not None:
+                        entry.mailbox.quota.admit(entry)
                     if tmp is None or tmp.fd is None:
                         fd = create(entry)
                     else:
@@ -78,6 +83,8 @@ class Writing:
                     for link in entry.links:
                         link.size, link.wire_size = entry.size, entry.wire_size
                         link.name = f"{link.name},S={link.size},W={link.wire_size}"
+                        if link.mailbox.quota is not None:
+                            admit_link(link)
                 if not is_alone and (tmp is None or (tmp.fd is None and are_many)):
                     self._look_at_tmp(entry)
             except BaseException as exc:
@@ -156,6 +163,15 @@ def give_letters(entry: Entry) -> None:
         else:
             one.flags = "".join(sorted(one.plan.flags + letters))
             one.stage = stage
+
+
+def admit_link(link: Entry) -> None:
+    """Have a link fail, and nothing else, whose maildir has no room for it under its quota."""
+    assert link.mailbox.quota is not None
+    try:
+        link.mailbox.quota.admit(link)
+    except QuotaExceededError as exc:
+        link.error = exc
 
 
 def convert(entry: Entry) -> bytes:

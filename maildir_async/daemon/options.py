@@ -120,6 +120,8 @@ OPTIONS: Final = (
     Option("postmaster", "who gets mail to postmaster, if nobody else is it", values.any_text, metavar="ADDRESS"),
     Option("require-mount", "take mail only while a file system is mounted there", values.path, metavar="DIR"),
     Option("inherit-mode", "owner, group and mode of mail from the maildir's directory", default=False),
+    Option("quota", "of each maildir: 2G,10000C; file: what its maildirsize says", values.quota, None, "LIMITS"),
+    Option("quota-permanent", "552 5.2.2 for what is past the quota, not 452 4.2.2", default=False),
     Option("durability", "full by default; file, none", values.durability, Durability.FULL, "LEVEL"),
     Option("size-limit", "refuse a larger message; 50M by default, 0: no limit", values.size, SIZE_LIMIT, "BYTES"),
     Option("line-length-limit", "refuse a longer line; none by default", partial(values.size, least=3), None, "BYTES"),

@@ -79,6 +79,8 @@ class Settings:
         ident: what the greeting says after that.
         newline: ``lf`` or ``keep``.
         return_path, delivered_to, original_to, received: which trace headers are written.
+        quota: what each maildir may hold, as `maildir_async.format.quota.limits_of` takes it.
+        quota_permanent: whether a message that is too much for that is refused for good.
         inherit_mode: whether messages have owner, group and mode from their maildir's directory.
         per_recipient_headers: whether those that differ are written also where there are several recipients.
 
@@ -97,6 +99,8 @@ class Settings:
     require_mount: str | None
     create: bool
     inherit_mode: bool
+    quota: str | None
+    quota_permanent: bool
     durability: Durability
     size_limit: int | None
     line_length_limit: int | None

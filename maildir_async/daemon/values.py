@@ -10,6 +10,7 @@ from typing import Any, Final
 from maildir_async.daemon.settings import UNIX
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
 from maildir_async.format.delivered import Durability
+from maildir_async.format.quota import limits_of
 
 __all__ = [
     "Read",
@@ -52,6 +53,12 @@ def size(text: str, least: int = 0) -> int | None:
     if found is None or not (size := int(found[1]) * _UNITS[found[2]]) < 2**53 or 0 < size < least:
         raise ValueError(f"a number of bytes, such as 52428800 or 50M, is wanted, not {text!r}")
     return size or None
+
+
+def quota(text: str) -> str:
+    """What a maildir may hold, as it is written."""
+    limits_of(text)
+    return text
 
 
 def seconds(text: str, least: float = 0.0) -> float:

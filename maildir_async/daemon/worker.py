@@ -25,6 +25,7 @@ from maildir_async.daemon.settings import Settings
 from maildir_async.daemon.sockets import Listener
 from maildir_async.daemon.told import tell_cut_off, tell_receipt
 from maildir_async.disk.threads import Crew
+from maildir_async.format.quota import quota_of
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.smtp.handler import MaildirHandler
@@ -169,6 +170,7 @@ class _Worker:
             create=self._post.parts.recipients.may_create,
             require_mount=settings.require_mount,
             inherit_mode=settings.inherit_mode,
+            quota=quota_of(settings.quota, is_permanent=settings.quota_permanent),
             on_receipt=self._receipt,
             on_cut_off=self._cut_off,
         )

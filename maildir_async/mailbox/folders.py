@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from maildir_async.commit.allowance import Allowance
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.listing import folders
 from maildir_async.format.folders import FolderEncoding, directory_of, folder_of, parts_of
+from maildir_async.format.quota import Quota
 
 __all__ = ["Folders"]
 
@@ -17,12 +19,16 @@ class Folders:
     Args:
         root: the maildir itself.
         encoding: how the names of folders are written on the disk.
+        quota: what all of them together may hold, or None.
 
     """
 
-    def __init__(self, root: Mailbox, encoding: FolderEncoding) -> None:
+    def __init__(self, root: Mailbox, encoding: FolderEncoding, quota: Quota | None) -> None:
         self.root: Final = root
         self.encoding: Final = encoding
+        self._quota = quota
+        if quota is not None:
+            root.quota = self._allowance(root, quota)
         self._by_directory: dict[str, Mailbox] = {}
 
     def of(self, folder: str | Sequence[str] | None) -> Mailbox:
@@ -61,6 +67,11 @@ class Folders:
             inherit_mode=above.inherit_mode,
         )
         mailbox = Mailbox(directories, root.names, root.mode, folder=folder)
+        if self._quota is not None and not self._quota.ignores(folder):
+            mailbox.quota = self._allowance(mailbox, self._quota)
         if root.closed:
             mailbox.close()
         return mailbox
+
+    def _allowance(self, mailbox: Mailbox, quota: Quota) -> Allowance:
+        return Allowance(quota, mailbox.directories, mailbox.names, mailbox.mode, self.encoding)

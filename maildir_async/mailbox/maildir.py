@@ -23,6 +23,7 @@ from maildir_async.format.options import (
     check_durability,
     check_size_limit,
 )
+from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.transaction import append_atomically
@@ -59,6 +60,7 @@ class Maildir(Upkeep):
         hostname: the last part of file names; the machine's name by default.
         folder_encoding: how the names of Maildir++ folders are written on the disk: IMAP's modified ``utf-7``, which
             Dovecot expects, or ``utf-8`` with Courier's escapes.
+        quota: what the maildir and its folders may hold. Kept by this process, whatever its helper does.
         names: where unique names come from, for tests with a clock of their own. Excludes *hostname*.
         inherit_mode: whether messages, and directories that are made, have the mode and group of the directory, as
             Dovecot has it, and as root its owner; *file_mode* is of no account then. A refused group is a warning.
@@ -79,6 +81,7 @@ class Maildir(Upkeep):
         size_limit: int | None = None,
         hostname: str | None = None,
         folder_encoding: FolderEncoding = "utf-7",
+        quota: Quota | None = None,
         names: UniqueNames | None = None,
         inherit_mode: bool = False,
         disk: Disk = _posix,
@@ -92,6 +95,7 @@ class Maildir(Upkeep):
             file_mode=file_mode,
             hostname=hostname,
             folder_encoding=folder_encoding,
+            quota=quota,
             names=names,
             inherit_mode=inherit_mode,
             disk=disk,

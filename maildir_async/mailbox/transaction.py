@@ -16,9 +16,10 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from maildir_async.commit.allowance import Asking
 from maildir_async.commit.batch import PUBLISH, let_go
 from maildir_async.commit.entry import SETTLED, TAKEN, Entry
-from maildir_async.commit.mailbox import Mailbox, Settled
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.errors import AppendError, MaildirError, UncertainAppendError, closed_error
@@ -122,6 +123,7 @@ class Ledger(Mailbox):
     def __init__(self, maildir: Maildir, real: Mailbox) -> None:
         super().__init__(real.directories, real.names, real.mode, folder=real.folder)
         self._real = real
+        self.quota = real.quota
         self._commit = maildir.commit
         self._generation = self._commit.admission.generation
         self._begun = 0
@@ -250,7 +252,7 @@ class Ledger(Mailbox):
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
                 loop.call_soon_threadsafe(self._look)
 
-    def settled(self, entries: Sequence[Settled]) -> None:
+    def settled(self, entries: Sequence[Asking]) -> None:
         """Called by group commit, in its threads: they are held, or published, or have failed.
 
         Where the transaction has been given up meanwhile, they are removed. Whoever brings the last of those that are

@@ -1,6 +1,7 @@
 """What is done with a maildir besides delivering to it: made, listed, swept, counted, closed."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import timedelta
@@ -19,7 +20,7 @@ from maildir_async.disk.refusals import explained
 from maildir_async.disk.room import check_room
 from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.disk.subscriptions import subscribe_to
-from maildir_async.errors import append_error, busy_error
+from maildir_async.errors import NotAMaildirError, append_error, busy_error
 from maildir_async.format.folders import FolderEncoding, check_folder_encoding
 from maildir_async.format.names import UniqueNames, names_for
 from maildir_async.format.options import (
@@ -30,6 +31,7 @@ from maildir_async.format.options import (
     check_hostname,
     check_path,
 )
+from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit, default_commit
 from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.folders import Folders
@@ -63,6 +65,7 @@ class Upkeep:
         file_mode: int,
         hostname: str | None,
         folder_encoding: FolderEncoding,
+        quota: Quota | None,
         names: UniqueNames | None,
         inherit_mode: bool,
         disk: Disk,
@@ -71,12 +74,14 @@ class Upkeep:
             raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
         if not callable(getattr(disk, "identity", None)):
             raise TypeError(f"disk must be a Disk, not {disk!r}")
+        if quota is not None and not isinstance(quota, Quota):
+            raise TypeError(f"quota must be a Quota or None, not {quota!r}")
         base = base_of(create_below, require_mount)
         may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
         where = absolute(check_path(path))
         directories = Directories(where, disk=disk, create=may_make, base=base, inherit_mode=inherits)
         self.mailbox = Mailbox(directories, _names(names, hostname), check_file_mode(file_mode))
-        self._folders = Folders(self.mailbox, check_folder_encoding(folder_encoding))
+        self._folders = Folders(self.mailbox, check_folder_encoding(folder_encoding), quota)
         self._commit = commit
 
     @property
@@ -134,12 +139,18 @@ class Upkeep:
         """Raise what a message of *size* bytes would fail with, as far as that can be seen before it comes.
 
         `NotAMaildirError`; `AppendError` (stage ``create``) for a full disk or a directory without permission;
-        `BusyError` if the `GroupCommit` is full and does not wait. Nothing is written, and nothing promised.
+        `QuotaExceededError` by what ``maildirsize`` says; `BusyError` if the `GroupCommit` is full and does not wait.
+        No message is written, and nothing promised.
         """
         size = check_count("size", size, least=0)
         if self.commit.is_full and not self.commit.waits:
             raise busy_error()
-        await self.in_thread(partial(check_room, self.mailbox.directories, size))
+        await self.in_thread(partial(self._check_room, size))
+
+    def _check_room(self, size: int) -> None:
+        check_room(self.mailbox.directories, size)
+        if self.mailbox.quota is not None:
+            self.mailbox.quota.check(size)
 
     async def index(self, *, folder: str | Sequence[str] | None = None) -> Index:
         """Return a live list: the messages that exist, then each one that this object delivers from now on.
@@ -194,8 +205,9 @@ class Upkeep:
         removed = clean_tmp(self.mailbox.directories, older_than_s, _is_in_use)
         for folder in self._folders.existing():
             directories = self.mailbox_of(folder).directories
-            directories.check_inside()
-            removed += clean_tmp(directories, older_than_s, _is_in_use)
+            with contextlib.suppress(NotAMaildirError):  # one that leads out of the maildir, or has just been removed
+                directories.check_inside()
+                removed += clean_tmp(directories, older_than_s, _is_in_use)
         return removed
 
     def statistics(self) -> MaildirStatistics:

@@ -92,7 +92,8 @@ class Reception:
         self.feed = Feed(self, loop, context)
         self.spool: Spool | HelperSpool
         disk = self._directories.disk
-        if submission.is_linked or submission.plan.held or commit.channel(loop, disk) is None:  # see to those here
+        is_ours = submission.is_linked or submission.plan.held or submission.mailbox.quota is not None
+        if is_ours or commit.channel(loop, disk) is None:
             self.spool = Spool(self, loop, file, commit)
         else:
             channel, plan = partial(commit.channel, loop, disk), submission.plan

@@ -17,6 +17,7 @@ from maildir_async.errors import BusyError, MaildirError, busy_error
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
 from maildir_async.format.options import DEADLINE, check_bool, check_callback, check_count, check_deadline
+from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
@@ -74,6 +75,7 @@ class MaildirHandler:
         require_mount: a directory that has to be a mount point: while it is none, every recipient gets a 451.
         file_mode: permission bits of message files.
         inherit_mode: take these, and owner and group, from the maildir's directory, as for `Maildir`.
+        quota: what each maildir may hold, as for `Maildir`. Who has no room for more is refused at RCPT.
         deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
             for `Maildir.append`. How long a client may take is an option of the streaming servers.
         busy_wait: how long a message may wait for its place among the pending before 451 4.3.2; with a *commit*
@@ -101,6 +103,7 @@ class MaildirHandler:
         require_mount: str | os.PathLike[str] | None = None,
         file_mode: int = 0o600,
         inherit_mode: bool = False,
+        quota: Quota | None = None,
         deadline: timedelta = DEADLINE,
         busy_wait: timedelta = timedelta(0),
         max_recipients: int = MAX_RECIPIENTS,
@@ -138,6 +141,7 @@ class MaildirHandler:
             durability=durability,
             file_mode=file_mode,
             inherit_mode=inherit_mode,
+            quota=quota,
         )
         self._max_recipients = check_count("max_recipients", max_recipients, least=1)
         self._receipts = Receipts(check_callback("on_receipt", on_receipt), check_callback("on_cut_off", on_cut_off))

@@ -1,0 +1,184 @@
+"""The file ``maildirsize`` of one maildir: read, counted anew, added to. Everything here blocks.
+
+The protocol is that of Courier's README.maildirquota. It has no lock: a record is one write to the end of the file, and
+a file that may be wrong is counted anew.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+from maildir_async.disk.calls import Disk, write_all
+from maildir_async.disk.directories import MARKER, Directories
+from maildir_async.disk.listing import folders
+from maildir_async.disk.rights import files_rights, give
+from maildir_async.errors import NotAMaildirError
+from maildir_async.format.quota import LARGEST, Held, Limits, format_held, parse_held, parse_limits
+
+__all__ = ["FILE", "Counted", "Found", "Version", "count", "read", "record", "root_of", "version_of"]
+
+FILE = "maildirsize"
+
+#: What tells one state of the file from another: device, inode, size, and mtime in nanoseconds.
+Version = tuple[int, int, int, int]
+
+
+class Found(NamedTuple):
+    """The file as it was read.
+
+    Attributes:
+        held: what it says; None if it has to be counted anew.
+        limits: of its first line, whatever the others are.
+        version: see `Version`.
+        mtime: seconds since the epoch.
+
+    """
+
+    held: Held | None
+    limits: Limits
+    version: Version
+    mtime: float
+
+
+class Counted(NamedTuple):
+    """What a count has found.
+
+    Attributes:
+        bytes, messages: in all messages that count.
+        is_kept: whether the file says so now. It does not if the maildir changed meanwhile, or has no room for it.
+        failure: what came in the way of the file, if anything did.
+
+    """
+
+    bytes: int
+    messages: int
+    is_kept: bool
+    failure: OSError | None
+
+
+def root_of(directories: Directories) -> str:
+    """Return the maildir that has the file: the one above, for a folder."""
+    if directories.root is not None:
+        return directories.root.path
+    with contextlib.suppress(OSError):
+        directories.disk.stat(f"{directories.path}/{MARKER}")
+        return os.path.dirname(directories.path)
+    return directories.path
+
+
+def version_of(disk: Disk, root: str) -> Version:
+    """Return which state the file is in now. FileNotFoundError if there is none."""
+    found = disk.stat(f"{root}/{FILE}")
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read(disk: Disk, root: str) -> Found:
+    """Read the file. FileNotFoundError if there is none; OSError for one that cannot be read, or is no file."""
+    fd = disk.open_file(f"{root}/{FILE}")
+    try:
+        data = b""
+        while len(data) < LARGEST and (piece := disk.read(fd, LARGEST - len(data), len(data))):
+            data += piece
+        found = disk.stat(fd)
+    finally:
+        disk.close(fd)
+    return Found(
+        parse_held(data),
+        parse_limits(data),
+        (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns),
+        found.st_mtime,
+    )
+
+
+def count(
+    directories: Directories, root: str, limits: Limits, *, name: str, mode: int, ignores: Callable[[str], bool]
+) -> Counted:
+    """Count what the maildir holds, and put a file that says so in the place of the one that is there.
+
+    Names of messages tell their sizes (``,S=``); where one does not, its file is asked. What goes meanwhile is not
+    counted, and if a directory has changed in the end the file is left out: the next delivery counts again.
+
+    Args:
+        directories: of the maildir, or of a folder in it.
+        root: the maildir.
+        limits: for its first line.
+        name: of the file while it is in ``tmp/``, like no other.
+        mode: its permission bits.
+        ignores: whether a folder, by the name of its directory, does not count.
+
+    """
+    disk, size, number = directories.disk, 0, 0
+    own = directories.root if directories.root is not None else directories
+    names = folders(Directories(root, disk=disk, create=True, base=own.base))
+    seen: dict[str, int] = {}
+    for box in (root, *(f"{root}/{each}" for each in names if not ignores(each))):
+        for path in (f"{box}/new", f"{box}/cur"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                seen[path] = disk.stat(f"{path}/.").st_mtime_ns
+                for message in disk.listdir(path):
+                    if not message.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):
+                            size += _size_of(disk, path, message)
+                            number += 1
+    failure = None
+    try:
+        _replace(directories, root, format_held(limits, size, number), name, mode)
+    except OSError as exc:
+        failure = exc
+    is_kept = failure is None
+    if is_kept and any(_changed(disk, path, was) for path, was in seen.items()):
+        is_kept = False
+        with contextlib.suppress(OSError):
+            disk.unlink(f"{root}/{FILE}")
+    return Counted(size, number, is_kept, failure)
+
+
+def record(disk: Disk, root: str, size: int, number: int) -> Version:
+    """Add that so many bytes, and messages, have come. One write. FileNotFoundError where there is no file."""
+    fd = disk.open_file(f"{root}/{FILE}", append=True)
+    try:
+        write_all(disk, fd, f"{size} {number}\n".encode())
+        found = disk.stat(fd)
+    finally:
+        disk.close(fd)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _replace(directories: Directories, root: str, data: bytes, name: str, mode: int) -> None:
+    disk, path = directories.disk, f"{root}/tmp/{name}"
+    fd = disk.create(path, 0o600)
+    try:
+        try:
+            if directories.inherit_mode:
+                give(disk, fd, files_rights(disk, root))
+            elif mode != 0o600:
+                disk.chmod(fd, mode)
+            write_all(disk, fd, data)
+        finally:
+            disk.close(fd)
+        disk.rename(path, f"{root}/{FILE}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.unlink(path)
+        raise
+
+
+def _size_of(disk: Disk, path: str, message: str) -> int:
+    """Return the size of a message: the last ``,S=`` before any ``:``, as Courier takes it, or what its file has."""
+    digits = message.partition(":")[0].rpartition(",S=")[2].partition(",")[0]
+    if ",S=" in message and digits.isdecimal() and digits.isascii() and len(digits) < 19:
+        return int(digits)
+    found = disk.stat(f"{path}/{message}")
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "no message", message)
+    return found.st_size
+
+
+def _changed(disk: Disk, path: str, was: int) -> bool:
+    try:
+        return disk.stat(f"{path}/.").st_mtime_ns != was
+    except (OSError, NotAMaildirError):
+        return True
