@@ -18,6 +18,7 @@ from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.fan_out import Outcome, deliver
+from maildir_async.mailbox.lookout import WatchedMessage
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.receive.producers import Consumer, PullProducer, PushProducer, as_producer
 from maildir_async.receive.task import AppendTask
@@ -41,6 +42,7 @@ __all__ = [
     "Quota",
     "QuotaExceededError",
     "UncertainAppendError",
+    "WatchedMessage",
     "as_producer",
     "deliver",
 ]

@@ -199,6 +199,7 @@ def test_the_import_costs_little() -> None:
         [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
     )
     unwanted = {
+        "asyncinotify",  # whose import runs a program, and may not be there
         "argparse",  # but not ctypes: every delivery at FULL asks for the birth of a directory by it, statx(2)
         "ssl",
         "json",
@@ -253,6 +254,7 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
     (Maildir.clean_tmp, ["self", "older_than"], {}),
     (Maildir.create, ["self"], {}),
     (Maildir.index, ["self"], {"folder": None}),
+    (Maildir.watch, ["self", "folder"], {"existing": False, "poll_s": 1.0}),
     (Maildir.folders, ["self"], {}),
     (Maildir.create_folder, ["self", "folder"], {}),
     (Maildir.statistics, ["self"], {}),

@@ -10,7 +10,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.errors import NotAMaildirError
 
-__all__ = ["clean_tmp", "folders", "messages"]
+__all__ = ["arrival", "clean_tmp", "folders", "messages"]
 
 
 def messages(directories: Directories) -> list[str]:
@@ -26,7 +26,7 @@ def messages(directories: Directories) -> list[str]:
         for name in _listdir(directories, where)
         if not name.startswith(".")  # every reader skips these
     ]
-    return sorted(paths, key=lambda path: _arrival(os.path.basename(path)))
+    return sorted(paths, key=lambda path: arrival(os.path.basename(path)))
 
 
 def clean_tmp(directories: Directories, older_than_s: float, is_in_use: Callable[[str], bool]) -> list[str]:
@@ -102,7 +102,7 @@ def _listdir(directories: Directories, name: str) -> list[str]:
         raise directories.not_a_maildir(directories.subdirectory(name), exc) from None
 
 
-def _arrival(name: str) -> tuple[int, int, str]:
+def arrival(name: str) -> tuple[int, int, str]:
     """Return what Dovecot sorts new mail by: the leading seconds, the number after M in the middle field, the name."""
     seconds, _, rest = name.partition(".")
     middle = rest.partition(".")[0]

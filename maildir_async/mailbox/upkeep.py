@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -37,6 +37,7 @@ from maildir_async.helper.channel import names_in_use_by_helpers
 from maildir_async.mailbox.folders import Folders
 from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
+from maildir_async.mailbox.watch import WatchedMessage, watch_messages
 
 __all__ = ["Upkeep"]
 
@@ -161,6 +162,36 @@ class Upkeep:
         mailbox.listen(index)
         await self.in_thread(lambda: index.load(messages(mailbox.directories)))
         return index
+
+    def watch(
+        self, folder: str | Sequence[str] | None = None, *, existing: bool = False, poll_s: float = 1.0
+    ) -> AsyncGenerator[WatchedMessage, None]:
+        """Return an async iterator over the messages that become visible from now on, whoever delivers them.
+
+        Each once, by its key, in about the order in which they are published; one that a reader moves from ``new/`` to
+        ``cur/``, or flags, is not told of again, and one that is removed before it was looked at may be left out. None
+        is missed because this was being set up, was slow, or because the maildir was removed and made again; one that
+        is not there yet is waited for. "From now on" is from when inotify watches, a moment after the first message has
+        been asked for.
+
+        With the library of the extra ``watch`` inotify tells. Where it is not installed, or there is no inotify to be
+        had, directories are listed; and also where other machines may deliver, on a network file system. There, what is
+        published in the tick of the clock (some milliseconds) in which the watch begins may count as coming after it.
+
+        End it by cancelling, or by ``aclose()`` of what this returns: then no thread, descriptor or watch is left.
+
+        Args:
+            folder: the Maildir++ folder, or the maildir itself.
+            existing: yield the messages that are there first, in the order of their arrival.
+            poll_s: seconds between listings where inotify is not enough, or something is missing of the maildir.
+
+        Raises:
+            NotAMaildirError: a folder that leads out of the maildir.
+            AppendError: what else the system says of directories that are there (stage ``create``).
+
+        """
+        mailbox = self.mailbox_of(folder)
+        return watch_messages(mailbox.directories, mailbox.folder, self.in_thread, existing=existing, poll_s=poll_s)
 
     async def clean_tmp(self, older_than: timedelta = CLEAN_AGE) -> list[str]:
         """Remove what deliveries that were killed have left in ``tmp/``, also of folders, and return the paths removed.
