@@ -12,7 +12,6 @@ from maildir_async.format.delivered import Durability
 
 __all__ = [
     "DEADLINE",
-    "AppendOptions",
     "MessageOptions",
     "check_age",
     "check_bool",
@@ -49,12 +48,6 @@ class MessageOptions(TypedDict, total=False):
     size_limit: int | None
     deadline: timedelta
     duplicate_key: bytes | str | bool | None
-
-
-class AppendOptions(MessageOptions, total=False):
-    """All options of `maildir_async.Maildir.append`, which explains them."""
-
-    on_progress: Callable[[int], object] | None
 
 
 # Each returns what it was given as an exact str, int or bool, so that nothing further down (marshal, for one, which

@@ -25,7 +25,7 @@ from maildir_async.format.delivered import Delivered
 from maildir_async.format.message_id import Head
 from maildir_async.format.options import check_keep, check_path
 from maildir_async.mailbox.claims import BUSY, Claim, Claims, Failed
-from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.messages import BytesLike
 
 __all__ = ["DuplicateFilter", "Gate"]
 

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
 from maildir_async.format.options import check_callback, check_count
+from maildir_async.receive.messages import Message
 from maildir_async.receive.user_code import failure_of, is_foreign
 
 __all__ = ["settle_many"]
@@ -26,8 +27,8 @@ S = TypeVar("S", bound=Sized)
 
 
 async def settle_many(
-    append: Callable[[Any], Awaitable[S]],
-    messages: Iterable[Any] | AsyncIterable[Any],
+    append: Callable[[Message], Awaitable[S]],
+    messages: Iterable[Message] | AsyncIterable[Message],
     *,
     concurrency: int,
     on_progress: Callable[[int, int | None, int], object] | None,
@@ -46,7 +47,7 @@ async def settle_many(
     taking = asyncio.Lock()
     stored = 0
 
-    async def append_on(numbered: AsyncGenerator[tuple[int, Any], None]) -> None:
+    async def append_on(numbered: AsyncGenerator[tuple[int, Message], None]) -> None:
         nonlocal stored
         while True:
             async with taking:
@@ -78,7 +79,9 @@ async def settle_many(
     return [outcomes[number] for number in sorted(outcomes)]
 
 
-async def _numbered(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[tuple[int, Any], None]:
+async def _numbered(
+    messages: Iterable[Message] | AsyncIterable[Message],
+) -> AsyncGenerator[tuple[int, Message], None]:
     number = 0
     if isinstance(messages, AsyncIterable):
         with _no_cancellation():

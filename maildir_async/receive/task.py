@@ -23,7 +23,7 @@ from maildir_async.format.options import (
 from maildir_async.format.states import State
 from maildir_async.receive.delivery import Delivery
 from maildir_async.receive.gated import gated
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message
+from maildir_async.receive.messages import BytesLike, Message, check_chunk, check_message
 from maildir_async.receive.submission import Maildir, plan_of
 
 __all__ = ["AppendTask"]
@@ -52,7 +52,7 @@ class AppendTask:
     def __init__(
         self,
         maildir: Maildir,
-        message: Any = None,
+        message: Message | None = None,
         *,
         folder: str | Sequence[str] | None = None,
         flags: str = "",
