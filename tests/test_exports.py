@@ -32,7 +32,7 @@ FLOORS: Final[list[set[str]]] = [
     {"receive"},
     {"mailbox"},
     {"__init__"},
-    {"smtp", "testing"},
+    {"smtp", "testing", "notebook"},
     {"daemon"},
     {"command", "__main__"},
 ]

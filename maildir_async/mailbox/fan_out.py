@@ -19,7 +19,9 @@ from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.errors import AppendError, BusyError, MaildirError, busy_error
 from maildir_async.format.content import check_prefix
 from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.format.html import failure, fields_of, table
 from maildir_async.format.options import MessageOptions
+from maildir_async.format.results import Results
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out_gates import key_for, pass_gates, tell_gates
 from maildir_async.mailbox.maildir import Maildir
@@ -47,6 +49,14 @@ class Outcome:
     maildir: Maildir
     delivered: Delivered | None
     error: MaildirError | None
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("maildir", self.maildir.path)]
+        if self.delivered is not None:
+            return table("Delivered", rows + fields_of(self.delivered))
+        if self.error is not None:
+            rows += [("error", failure(self.error)), ("smtp_reply", self.error.smtp_reply)]
+        return table("Not delivered", rows)
 
 
 class FanOut:
@@ -203,7 +213,7 @@ class FanOut:
             error = self._refusal or told.error or _given_up(part)
             return Outcome(part.maildir, told.delivered, None if told.delivered else error)
 
-        return [outcome(part) for part in self._parts]
+        return Results(map(outcome, self._parts))
 
     async def _settle(self) -> None:
         await self._open_if_not_yet()

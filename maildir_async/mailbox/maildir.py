@@ -11,10 +11,12 @@ from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.folders import FolderEncoding
+from maildir_async.format.html import fields_of, table
 from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import UniqueNames
 from maildir_async.format.options import DEADLINE, MessageOptions, check_bool, check_durability, check_size_limit
 from maildir_async.format.quota import Quota
+from maildir_async.format.results import Results
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.appending import Appending
 from maildir_async.mailbox.duplicates import DuplicateFilter
@@ -99,6 +101,12 @@ class Maildir(Appending):
     def __repr__(self) -> str:
         return f"Maildir({self.path!r}, durability={self.durability})"
 
+    def _repr_html_(self) -> str:
+        """Return a table, for notebooks: what it is, and what this object has delivered. The disk is not looked at."""
+        rows: list[tuple[str, object]] = [("path", self.path), ("durability", self.durability)]
+        rows += [("size_limit", self.size_limit), ("duplicates", self.duplicates and self.duplicates.path)]
+        return table("Maildir", rows + fields_of(self.statistics()))
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -177,7 +185,8 @@ class Maildir(Appending):
         Args:
             messages: any that `append` takes, in an iterable or async iterable, which is read as needed.
             concurrency: how many are in flight at once. More of them share each sync.
-            on_progress: called on the loop with messages settled, messages in all (None if not known) and bytes stored.
+            on_progress: called on the loop with messages settled, messages in all (None until the last has been taken)
+                and bytes stored. `maildir_async.notebook.Progress` shows them.
             return_exceptions: see above.
             atomic: deliver all or none: none is published before all are written and synced. What goes wrong before, or
                 a cancellation, leaves none, and is raised; *on_progress* is told of messages written. Publishing is
@@ -208,7 +217,8 @@ class Maildir(Appending):
                 raise ValueError("atomic excludes duplicate_key: a message that is not stored is not one of all")
         AppendTask(self, **options)  # raises what is wrong with them, also where there are no messages
         if atomic:
-            return await append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
+            delivered = append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
+            return Results(await delivered)
         settled = await settle_many(
             lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
         )
@@ -216,4 +226,4 @@ class Maildir(Appending):
             for outcome in settled:
                 if isinstance(outcome, Exception):
                     raise outcome
-        return settled
+        return Results(settled)

@@ -45,16 +45,26 @@ async def settle_many(
     total = len(messages) if isinstance(messages, Sequence) else None
     outcomes: dict[int, S | Exception] = {}
     taking = asyncio.Lock()
-    stored = 0
+    stored = taken = 0
+    told: int | None = total  # how many there are, as *on_progress* knows it
+
+    def tell() -> None:
+        nonlocal told
+        if on_progress is not None:
+            told = total
+            with _no_cancellation():
+                on_progress(len(outcomes), total, stored)
 
     async def append_on(numbered: AsyncGenerator[tuple[int, Message], None]) -> None:
-        nonlocal stored
+        nonlocal stored, taken, total
         while True:
             async with taking:
                 try:
                     number, message = await anext(numbered)
                 except StopAsyncIteration:
+                    total = taken
                     return
+                taken = number + 1
             try:
                 outcomes[number] = delivered = await append(message)
                 stored += delivered.size
@@ -64,9 +74,7 @@ async def settle_many(
                 if not is_foreign(exc):
                     raise
                 outcomes[number] = failure_of(exc)
-            if on_progress is not None:
-                with _no_cancellation():
-                    on_progress(len(outcomes), total, stored)
+            tell()
 
     async with aclosing(_numbered(messages)) as numbered:
         try:
@@ -76,6 +84,8 @@ async def settle_many(
         except BaseExceptionGroup as exc:
             failure = exc.exceptions[0]
             raise failure from failure.__cause__  # what a plain loop over them would have raised
+    if told is None:  # the end of *messages* was found after all of them had been settled
+        tell()
     return [outcomes[number] for number in sorted(outcomes)]
 
 
