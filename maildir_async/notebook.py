@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self, TextIO
 
+from maildir_async.format.given import given
 from maildir_async.format.html import printable, seconds
 
 __all__ = ["Progress"]
@@ -43,9 +44,9 @@ class Progress:
 
     def __init__(self, label: str = "", *, file: TextIO | None = None) -> None:
         if not isinstance(label, str):
-            raise TypeError(f"label must be a str, not {label!r}")
+            raise TypeError(f"label must be a str, not {given(label)}")
         if file is not None and not callable(getattr(file, "write", None)):
-            raise TypeError(f"file must be a file of text or None, not {file!r}")
+            raise TypeError(f"file must be a file of text or None, not {given(file)}")
         self._label = f"{printable(label)}: " if label else ""
         display = _notebooks_display()
         self._show: Callable[[_Line, bool], None] = _Printed(file) if display is None else _Displayed(display)

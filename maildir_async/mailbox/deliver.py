@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
+from maildir_async.format.given import given
 from maildir_async.format.keywords import check_keywords
 from maildir_async.format.options import DEADLINE, MessageOptions
 from maildir_async.mailbox.fan_out import FanOut, Outcome
@@ -60,7 +61,12 @@ async def deliver(  # noqa: D417 the options are explained at append
 
     """
     check_message(message)
+    if isinstance(maildirs, str) or not isinstance(maildirs, Iterable):
+        raise TypeError(f"maildirs must be an iterable of Maildir, not {given(maildirs)}")
     maildirs = list(maildirs)
+    for maildir in maildirs:
+        if not isinstance(maildir, Maildir):
+            raise TypeError(f"maildirs must be of Maildir, not {given(maildir)}")
     if not maildirs:
         return []
     options = MessageOptions(

@@ -11,6 +11,7 @@ from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.folders import FolderEncoding
+from maildir_async.format.given import given
 from maildir_async.format.html import fields_of, table
 from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import UniqueNames
@@ -92,7 +93,7 @@ class Maildir(Appending):
             disk=disk,
         )
         if duplicates is not None and not isinstance(duplicates, DuplicateFilter):
-            raise TypeError(f"duplicates must be a DuplicateFilter or None, not {duplicates!r}")
+            raise TypeError(f"duplicates must be a DuplicateFilter or None, not {given(duplicates)}")
         self.duplicates = duplicates
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 
+from maildir_async.format.given import given
 from maildir_async.format.options import check_callback, check_count
 from maildir_async.receive.messages import Message
 from maildir_async.receive.user_code import failure_of, is_foreign
@@ -40,8 +41,10 @@ async def settle_many(
     """
     concurrency = check_count("concurrency", concurrency, least=1)
     check_callback("on_progress", on_progress)
-    if isinstance(messages, (str, bytes, bytearray, memoryview)):
-        raise TypeError(f"messages must be an iterable of messages, not {type(messages).__name__}")
+    is_iterable = isinstance(messages, Iterable | AsyncIterable) or hasattr(type(messages), "__getitem__")
+    if isinstance(messages, str | bytes | bytearray | memoryview) or not is_iterable:
+        kind = type(messages).__name__
+        raise TypeError(f"messages must be an iterable of messages, not {kind}: {given(messages)}")
     total = len(messages) if isinstance(messages, Sequence) else None
     outcomes: dict[int, S | Exception] = {}
     taking = asyncio.Lock()

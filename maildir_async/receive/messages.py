@@ -57,11 +57,11 @@ def check_message(message: object) -> None:
         )
 
 
-def check_chunk(chunk: object) -> TypeGuard[BytesLike]:
-    """Return True for a bytes-like *chunk*; raise TypeError, naming the type, for anything else."""
+def check_chunk(chunk: object, name: str = "a chunk of a message") -> TypeGuard[BytesLike]:
+    """Return True for a bytes-like *chunk*; raise TypeError, naming it and its type, for anything else."""
     if isinstance(chunk, (bytes, bytearray, memoryview)):
         return True
-    raise TypeError(f"a chunk of a message must be bytes, not {type(chunk).__name__}")
+    raise TypeError(f"{name} must be bytes, not {type(chunk).__name__}")
 
 
 def is_nothing(chunk: object) -> bool:

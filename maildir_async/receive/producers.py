@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.threads import Crew
+from maildir_async.format.given import given
+from maildir_async.format.options import check_bool
 from maildir_async.group_commit import default_commit
 from maildir_async.receive.messages import BytesLike, Message, is_nothing
 from maildir_async.receive.sources import END, Source, source_of
@@ -86,7 +88,10 @@ def as_producer(message: Message, consumer: Consumer, *, streaming: bool = False
     # Threads that may hang are those of the GroupCommit that the message goes to.
     crew: Crew | None = getattr(consumer, "readers", None)
     source = source_of(message, crew if crew is not None else default_commit().readers)
-    return PushAdapter(source, consumer) if streaming else PullAdapter(source, consumer)
+    for method in ("write", "unregister_producer"):
+        if not callable(getattr(consumer, method, None)):
+            raise TypeError(f"consumer must have a method {method}, and {given(consumer)} has none")
+    return PushAdapter(source, consumer) if check_bool("streaming", streaming) else PullAdapter(source, consumer)
 
 
 async def read_all(message: Message, crew: Crew, take: Callable[[Any], Awaitable[object]]) -> None:
