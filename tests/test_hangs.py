@@ -13,8 +13,18 @@ from typing import Any, Final
 import pytest
 
 from look import descriptors, until
-from maildir_async import Delivered, Durability, GroupCommit, Maildir, MaildirError, UncertainAppendError, deliver
+from maildir_async import (
+    Delivered,
+    Durability,
+    GroupCommit,
+    Maildir,
+    MaildirError,
+    Quota,
+    UncertainAppendError,
+    deliver,
+)
 from maildir_async.commit import target
+from maildir_async.format.quota import parse_held
 from maildir_async.testing import Fault, FaultDisk
 from order import OrderDisk
 from support import PATIENCE_S, Gate, contents
@@ -255,3 +265,32 @@ async def test_what_is_left_behind_before_its_sync_is_synced(
     assert contents(maildir.path)["tmp"] == []
     with suppress(MaildirError):
         await maildir.append(b"the next")
+
+
+@pytest.mark.parametrize("operation", ["open_file", "write", "stat"])
+async def test_a_quota_that_cannot_be_recorded_holds_up_nobody_else(tmp_path: Path, operation: str) -> None:
+    """While writing to `maildirsize` hangs, other maildirs get their mail, and can be closed; then it is recorded."""
+    gate, commit, disk = Gate(), GroupCommit(), FaultDisk()
+    maildir = Maildir(tmp_path / "m", commit=commit, disk=disk, quota=Quota(messages=10))
+    other = Maildir(tmp_path / "other", commit=commit, disk=disk, quota=Quota(messages=10))
+    for each in (maildir, other, maildir, other):
+        await each.append(b"first use")
+    nth = 3 if operation == "stat" else 1  # when it is admitted, before it is recorded, and after
+    disk.faults.append(Fault(operation, gate=gate, path=f"{tmp_path}/m/maildirsize", nth=nth))
+    hung = asyncio.ensure_future(maildir.append(b"hung"))
+    await gate.reached()
+    assert sorted(contents(maildir.path)["new"]) == [b"first use", b"first use", b"hung"]
+    await _settle(*(other.append(b"%d" % number) for number in range(5)))
+    await _settle(other.aclose())
+    closing = asyncio.ensure_future(maildir.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    assert not hung.done()
+    gate.open()
+    assert isinstance(await hung, Delivered)
+    await closing
+    assert await asyncio.to_thread(commit.wait_idle, PATIENCE_S)
+    for each, messages in ((maildir, 3), (other, 7)):
+        held = parse_held(Path(each.path, "maildirsize").read_bytes())
+        assert held is not None
+        assert held.messages == messages

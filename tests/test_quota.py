@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +379,27 @@ async def test_a_transaction_is_refused_as_a_whole(tmp_path: Path) -> None:
     assert there(maildir.path) == (0, 0)
     await maildir.append_many([MESSAGE] * 3, atomic=True)
     assert told(maildir).messages == 3
+
+
+async def test_a_transaction_that_comes_to_nothing_takes_no_room(tmp_path: Path) -> None:
+    """Given up before it is published, or taken back after: the file says what is there, and nothing is reserved."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=4), disk=disk)
+    await maildir.append(MESSAGE)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield MESSAGE
+        raise ValueError("broken")
+
+    with pytest.raises(AppendError, match="broken"):
+        await maildir.append_many([MESSAGE, MESSAGE, broken()], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (100, 1)
+    disk.faults.append(Fault("rename_noreplace", errno.EIO, nth=2))
+    with pytest.raises(AppendError, match="Input/output"):
+        await maildir.append_many([MESSAGE, MESSAGE], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (100, 1)
+    await maildir.append_many([MESSAGE] * 3, atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (400, 4)
 
 
 async def test_a_warning_when_a_part_is_passed(tmp_path: Path) -> None:

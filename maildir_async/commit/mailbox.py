@@ -145,13 +145,21 @@ class Mailbox:
                 self.listeners = weakref.WeakSet()
             self.listeners.add(listener)
 
-    def settled(self, entries: Sequence[Asking]) -> None:
-        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
+    def record(self, entries: Sequence[Asking]) -> None:
+        """Record what those of *entries* take that are there, unless that has been done. Never raises.
 
-        `tell_if_drained` is to follow, once their loops have been told. Blocks where there is a quota.
+        Blocks where there is a quota and anything to record.
         """
         if self.quota is not None:
             self.quota.settle(entries)
+
+    def settled(self, entries: Sequence[Asking]) -> None:
+        """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
+
+        `tell_if_drained` is to follow, once their loops have been told. Blocks as `record` does, whose work is done if
+        it has not been.
+        """
+        self.record(entries)
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:

@@ -253,6 +253,9 @@ class Ledger(Mailbox):
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
                 loop.call_soon_threadsafe(self._look)
 
+    def record(self, entries: Sequence[Asking]) -> None:
+        """Record nothing yet: what is held, or is published, may be taken back. The real mailbox does in the end."""
+
     def settled(self, entries: Sequence[Asking]) -> None:
         """Called by group commit, in its threads: they are held, or published, or have failed.
 
