@@ -60,13 +60,15 @@ class _Shared:
         version: of the file that these are from; None if there is none.
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
+        is_wrong: whether something could not be recorded: it is to be counted anew.
+        is_kept: whether the last count could be left in the file.
         trouble: why the file is not as it should be, or "".
 
     """
 
     __slots__ = (
-        *("__weakref__", "counted_at", "counts", "is_known", "limits", "lines", "lock", "number", "reserved"),
-        *("reserved_number", "size", "trouble", "version"),
+        *("__weakref__", "counted_at", "counts", "is_kept", "is_known", "is_wrong", "limits", "lines"),
+        *("lock", "number", "reserved", "reserved_number", "size", "trouble", "version"),
     )
 
     def __init__(self) -> None:
@@ -74,7 +76,8 @@ class _Shared:
         self.size = self.number = self.lines = 0
         self.version: Version | None = None
         self.counted_at = 0.0
-        self.is_known = False
+        self.is_known = self.is_wrong = False
+        self.is_kept = True
         self.trouble = ""
         self.reset()
         _all.add(self)
@@ -217,7 +220,7 @@ class Allowance:
             return
         shared.trouble = ""
         limits = self.quota.limits
-        if found.held is None or (limits is not None and found.held.limits != limits):
+        if found.held is None or shared.is_wrong or (limits is not None and found.held.limits != limits):
             shared.limits = found.limits
             self._count(shared)
             return
@@ -238,6 +241,7 @@ class Allowance:
         if self.quota.limits is not None:
             shared.limits = self.quota.limits
         disk, root = self._directories.disk, self._root or ""
+        shared.is_wrong = shared.is_kept = False
         try:
             counted = count(
                 self._directories,
@@ -257,6 +261,7 @@ class Allowance:
         shared.counted_at, shared.is_known, shared.version = time.time(), not is_absent, None
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
         if counted.is_kept:
+            shared.is_kept = True
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
 
@@ -276,6 +281,7 @@ class Allowance:
             shared.version = None
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
+            shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
         else:
             shared.version = version if is_same else None
             shared.is_known = is_same

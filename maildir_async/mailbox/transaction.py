@@ -280,8 +280,10 @@ class Ledger(Mailbox):
         try:
             self._decide(self._publishing)
         finally:
-            self._is_over = True
-            self._real.settled(self._publishing)
+            try:
+                self._real.settled(self._publishing)
+            finally:  # and not before, or a cancellation would be raised while this records what they take
+                self._is_over = True
             self._real.tell_if_drained()
             with contextlib.suppress(RuntimeError):
                 ours[0].loop.call_soon_threadsafe(self._look)
