@@ -146,10 +146,7 @@ class Mailbox:
             self.listeners.add(listener)
 
     def record(self, entries: Sequence[Asking]) -> None:
-        """Record what those of *entries* take that are there, unless that has been done. Never raises.
-
-        Blocks where there is a quota and anything to record.
-        """
+        """Record what those of *entries* take that are there, unless that has been done. Never raises. Blocks."""
         if self.quota is not None:
             self.quota.settle(entries)
 
@@ -159,7 +156,8 @@ class Mailbox:
         `tell_if_drained` is to follow, once their loops have been told. Blocks as `record` does, whose work is done if
         it has not been.
         """
-        self.record(entries)
+        if self.quota is not None:
+            self.record(entries)
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:

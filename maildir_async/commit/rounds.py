@@ -51,7 +51,7 @@ class Round(Batch):
         self._syncing = FileSyncing(self, syncfs=syncfs)
         self._syncing_directories = DirectorySyncing(self)
         self._publishing = Publishing(self, self._syncing_directories)
-        self._recording = Recording(self)
+        self._recording: Recording | None = None  # wanted by few
 
     @classmethod
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
@@ -96,7 +96,11 @@ class Round(Batch):
                     self._syncing_directories.work(hand)
                     self.sync_s += time.monotonic() - began
                 else:
-                    self._recording.work(hand)
+                    for entry in self.entries:
+                        if entry.reserved >= 0:
+                            self._recording = recording = self._recording or Recording(self)
+                            recording.work(hand)
+                            break
                 self.step += 1
                 self.moves += 1
             self.do(hand, None, self.close)

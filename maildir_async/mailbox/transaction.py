@@ -269,8 +269,11 @@ class Ledger(Mailbox):
                 is_late = self._is_given_up
                 if not is_late:
                     self._held += held
-            if is_late:
-                self._remove(held)
+            if is_late:  # nobody waits for that, and the thread that leads must not
+                try:
+                    self._commit.streams.crew.run(partial(self._remove, held))
+                except RuntimeError:  # no other thread to be had
+                    self._remove(held)
             return
         with self._lock:
             self._unsettled -= len(ours)
