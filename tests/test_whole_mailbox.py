@@ -373,6 +373,45 @@ async def test_cancelled_at_every_call(
             return
 
 
+# Somebody removes it.
+
+
+@rigged
+async def test_removed_at_every_call(tmp_path: Path, name: str, first: int, step: int) -> None:
+    """Whenever the folder, or the maildir, goes: what is told is true, nothing is left, and the next is delivered."""
+    feature = FEATURES[name]
+    for nth in itertools.count(first, step):
+        root, seen = tmp_path / str(nth), tmp_path / f"{nth}.sqlite"
+        _prepare(root, feature)
+        box = root / feature.box
+
+        def remove(box: Path = box) -> None:
+            shutil.rmtree(box, ignore_errors=True)
+
+        disk = FaultDisk(Fault("", nth=nth, gate=remove))
+        maildir = feature.maildir(root, disk, seen)
+        returned = True
+        try:
+            await feature.deliver(maildir)
+        except MaildirError:
+            returned = False
+        over = len(disk.calls) < nth
+        if box.exists():
+            _check_nothing_left(maildir, root)
+            count = _check_messages(feature, _files(root), str(root))
+            # What had been published by then is gone with it.
+            assert all(number == 1 for number in count.values())
+            assert returned or not count
+        await maildir.append_many([b"next"], folder=feature.box[1:].replace(".", "/"), atomic=True, keywords=["n"])
+        await maildir.aclose()
+        _check_nothing_left(maildir, root)
+        assert sum(data == b"next" for data in _files(root).values()) == 1
+        if over:
+            assert returned
+            assert count
+            return
+
+
 # Several at once.
 
 
