@@ -127,6 +127,11 @@ class Allowance:
         with shared.lock:
             self._look(shared, size)
 
+    def is_passed_by(self, size: int) -> bool:
+        """Whether a message of *size* bytes is too much by what this process knows. No I/O: `check` has to be asked."""
+        shared = self._shared_one
+        return shared is not None and shared.is_known and self._is_over(shared, size)
+
     def give_back(self, entry: Asking) -> None:
         """Give back what is reserved for *entry*, which has come to nothing, unless that has been done."""
         shared = self._shared()
