@@ -14,6 +14,7 @@ from typing import Final
 from .checks import Verdict
 from .dovecot import version
 from .exposed import exposed
+from .features import features
 from .hostile import hostile
 from .place import NotStartedError, Place
 from .scenarios import FULL, SHORT, Form, flow
@@ -28,7 +29,7 @@ PROGRAMS: Final = {
     "setpriv": "util-linux",
 }
 
-SCENARIOS: Final = ("flow", "kills", "hostile", "exposed")
+SCENARIOS: Final = ("flow", "kills", "hostile", "exposed", "features")
 
 #: The summary's figures, for each scenario, in their order.
 TOLD: Final = ("accepted", "delivered", "refused", "bounces", "pairs in order", "seen while arriving")
@@ -72,6 +73,7 @@ def _scenarios(form: Form, server: str, debian: Path | None) -> dict[str, Callab
     if server == "ours":
         found["hostile"] = lambda place: hostile(place, _say)
         found["exposed"] = lambda place: exposed(place, _say, debian)
+        found["features"] = lambda place: features(place, _say, debian)
     return found
 
 
