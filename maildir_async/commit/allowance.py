@@ -12,11 +12,11 @@ import threading
 import time
 import weakref
 from asyncio import AbstractEventLoop
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.maildirsize import Version, count, read, record, root_of, version_of
+from maildir_async.disk.maildirsize import FILE, Version, count, read, record, root_of, version_of
 from maildir_async.errors import MaildirError, QuotaExceededError, UncertainAppendError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import FolderEncoding, folder_of
@@ -38,6 +38,7 @@ class Asking(Protocol):
 
     size: int
     reserved: int  # bytes that are reserved for it, or -1
+    quota_file: tuple[int, int]  # right before it was published: the file's inode, or 0, and `_Shared.counts`
     loop: AbstractEventLoop
     delivered: Delivered | None
     error: MaildirError | None
@@ -56,6 +57,8 @@ class _Shared:
         limits: what it may hold.
         lines: of the file.
         version: of the file that these are from; None if there is none.
+        counts: how often this process has counted, and left the file there.
+        own: inode of the last of these files: a number that the next file may have again.
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
         trouble: why the file is not as it should be, or "".
@@ -63,13 +66,13 @@ class _Shared:
     """
 
     __slots__ = (
-        *("__weakref__", "counted_at", "is_known", "limits", "lines", "lock", "number", "reserved"),
-        *("reserved_number", "size", "trouble", "version"),
+        *("__weakref__", "counted_at", "counts", "is_known", "limits", "lines", "lock", "number", "own"),
+        *("reserved", "reserved_number", "size", "trouble", "version"),
     )
 
     def __init__(self) -> None:
         self.limits = Limits()
-        self.size = self.number = self.lines = 0
+        self.size = self.number = self.lines = self.own = self.counts = 0
         self.version: Version | None = None
         self.counted_at = 0.0
         self.is_known = False
@@ -141,9 +144,17 @@ class Allowance:
                 shared.reserved -= size
                 shared.reserved_number -= 1
 
+    def about_to_publish(self, entry: Asking) -> None:
+        """Note which file there is right before *entry* can be seen. One that is there later may have counted it."""
+        counts, inode = self._shared().counts, 0
+        with contextlib.suppress(OSError, MaildirError):
+            inode = version_of(self._directories.disk, self._root or "")[1]
+        entry.quota_file = inode, counts
+
     def settle(self, entries: Sequence[Asking]) -> None:
         """Record those of *entries* that are there, by one line, and give back what the others had. Never raises."""
-        shared, size, number = self._shared(), 0, 0
+        shared = self._shared()
+        came: dict[tuple[int, int], tuple[int, int]] = {}  # bytes and messages, by the file that there was
         last: Asking | None = None
         with shared.lock:
             for entry in entries:
@@ -152,14 +163,14 @@ class Allowance:
                 shared.reserved -= entry.reserved
                 shared.reserved_number -= 1
                 if entry.delivered is not None or isinstance(entry.error, UncertainAppendError):
-                    size += entry.reserved
-                    number += 1
+                    size, number = came.get(entry.quota_file, (0, 0))
+                    came[entry.quota_file] = size + entry.reserved, number + 1
                     last = entry
                 entry.reserved = -1
-            if not number:
+            if not came:
                 return
             before = self._usage(shared)
-            self._record(shared, size, number)
+            self._record(shared, came)
             after = self._usage(shared)
         is_passed = any(before.fraction < part <= after.fraction for part in self.quota.warn_at)
         if is_passed and last is not None and self.quota.on_warning is not None:
@@ -257,26 +268,56 @@ class Allowance:
         if counted.is_kept:
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
+                shared.own = shared.version[1]
+                shared.counts += 1
 
     def _ignores(self, directory: str) -> bool:
         return self.quota.ignores(folder_of(directory, self._encoding))
 
-    def _record(self, shared: _Shared, size: int, number: int) -> None:
-        """Add a line to the file, if there is one: whoever finds none counts."""
+    def _record(self, shared: _Shared, came: Mapping[tuple[int, int], tuple[int, int]]) -> None:
+        """Add a line to the file, if there is one: whoever finds none counts.
+
+        What was there when this process counted is in its file. Whether it is in one that others have counted nobody
+        knows (Dovecot does not see what comes in the second of its count), so that file goes, and is counted anew.
+        """
         disk, root, before = self._directories.disk, self._root or "", shared.version
+        size, number, is_doubtful = 0, 0, False
+        now: Version | None = None
+        failure: OSError | None = None
+        try:
+            now = version_of(disk, root)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            failure = exc
+        for (inode, counts), (size_then, number_then) in came.items():
+            if now is not None and now[1] == shared.own and counts != shared.counts:
+                continue
+            is_doubtful = is_doubtful or (now is not None and now[1] != inode)
+            size += size_then
+            number += number_then
+        if not number:
+            return
         shared.size += size
         shared.number += number
         shared.lines += 1
         try:
-            is_same = before is not None and version_of(disk, root) == before
+            if failure is not None:
+                raise failure
+            if is_doubtful:
+                disk.unlink(f"{root}/{FILE}")
+                shared.is_known, now = False, None
+            if now is None:
+                shared.version = None
+                return
             version = record(disk, root, size, number)
         except FileNotFoundError:
             shared.version = None
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
         else:
-            shared.version = version if is_same else None
-            shared.is_known = is_same
+            shared.version = version if now == before else None
+            shared.is_known = now == before
 
 
 def _age(shared: _Shared) -> float:
