@@ -38,7 +38,7 @@ class Asking(Protocol):
 
     size: int
     reserved: int  # bytes that are reserved for it, or -1
-    quota_file: tuple[int, int]  # right before it was published: the file's inode, or 0, and `_Shared.counts`
+    quota_file: tuple[int, int]  # right before it was published: `_Shared.inode` and `_Shared.counts`
     loop: AbstractEventLoop
     delivered: Delivered | None
     error: MaildirError | None
@@ -59,6 +59,7 @@ class _Shared:
         version: of the file that these are from; None if there is none.
         counts: how often this process has counted, and left the file there.
         own: inode of the last of these files: a number that the next file may have again.
+        inode: of the file that is known, or was last: 0 for none.
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
         trouble: why the file is not as it should be, or "".
@@ -66,13 +67,13 @@ class _Shared:
     """
 
     __slots__ = (
-        *("__weakref__", "counted_at", "counts", "is_known", "limits", "lines", "lock", "number", "own"),
+        *("__weakref__", "counted_at", "counts", "inode", "is_known", "limits", "lines", "lock", "number", "own"),
         *("reserved", "reserved_number", "size", "trouble", "version"),
     )
 
     def __init__(self) -> None:
         self.limits = Limits()
-        self.size = self.number = self.lines = self.own = self.counts = 0
+        self.size = self.number = self.lines = self.own = self.counts = self.inode = 0
         self.version: Version | None = None
         self.counted_at = 0.0
         self.is_known = False
@@ -145,11 +146,9 @@ class Allowance:
                 shared.reserved_number -= 1
 
     def about_to_publish(self, entry: Asking) -> None:
-        """Note which file there is right before *entry* can be seen. One that is there later may have counted it."""
-        counts, inode = self._shared().counts, 0
-        with contextlib.suppress(OSError, MaildirError):
-            inode = version_of(self._directories.disk, self._root or "")[1]
-        entry.quota_file = inode, counts
+        """Note which file is known right before *entry* can be seen. One that is there later may have counted it."""
+        shared = self._shared()
+        entry.quota_file = shared.inode, shared.counts
 
     def settle(self, entries: Sequence[Asking]) -> None:
         """Record those of *entries* that are there, by one line, and give back what the others had. Never raises."""
@@ -218,6 +217,7 @@ class Allowance:
                 return
             found = read(disk, root)
         except FileNotFoundError:
+            shared.inode = 0
             self._learn_without(shared)
             return
         except OSError as exc:
@@ -233,6 +233,7 @@ class Allowance:
         shared.limits = found.held.limits
         shared.size, shared.number, shared.lines = found.held.bytes, found.held.messages, found.held.lines
         shared.version, shared.counted_at, shared.is_known = found.version, found.mtime, True
+        shared.inode = found.version[1]
 
     def _learn_without(self, shared: _Shared) -> None:
         """Know what the maildir holds where no file says so: it is counted, and that is believed for a while."""
@@ -265,10 +266,12 @@ class Allowance:
         is_absent = failure is not None and failure.errno == errno.ENOENT  # the maildir is about to be made
         shared.counted_at, shared.is_known, shared.version = time.time(), not is_absent, None
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
+        if not shared.trouble:
+            shared.inode = 0
         if counted.is_kept:
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
-                shared.own = shared.version[1]
+                shared.own = shared.inode = shared.version[1]
                 shared.counts += 1
 
     def _ignores(self, directory: str) -> bool:
@@ -308,9 +311,10 @@ class Allowance:
                 disk.unlink(f"{root}/{FILE}")
                 shared.is_known, now = False, None
             if now is None:
-                shared.version = None
+                shared.version, shared.inode = None, 0
                 return
             version = record(disk, root, size, number)
+            shared.inode = version[1]
         except FileNotFoundError:
             shared.version = None
         except OSError as exc:

@@ -171,7 +171,7 @@ class Entry:
         self.durability = plan.durability
         self.flags = plan.flags
         self.reserved = -1
-        self.quota_file = (0, 0)
+        self.quota_file: tuple[int, int] = (0, 0)
         self.warnings: list[str] | None = None
         self.refusal: BaseException | None = None
         self.copy: BinaryIO | None = None
