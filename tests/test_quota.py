@@ -358,6 +358,38 @@ async def test_limits_out_of_the_file(tmp_path: Path) -> None:
     assert told(maildir).limits == Limits(1000, 2)
 
 
+@pytest.mark.parametrize("whose", ["own", "another's"])
+async def test_what_is_counted_before_it_is_recorded_counts_once(tmp_path: Path, whose: str) -> None:
+    """A message that is visible and not yet recorded, while all is counted anew, is not in the file twice.
+
+    In another process that is another `Disk` here. What it counted is not believed, since Dovecot may have missed it.
+    """
+    gate = Gate()
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    theirs = disk if whose == "own" else FaultDisk()
+    other = Maildir(maildir.path, quota=Quota(messages=100), commit=GroupCommit(), disk=theirs)
+    await maildir.create()
+    await maildir.check_room()
+    disk.faults.append(Fault("sync", gate=gate, path="m/new"))
+    task = asyncio.ensure_future(maildir.append(MESSAGE))
+    await gate.reached()
+    assert there(maildir.path) == (100, 1)
+    with open(tmp_path / "m" / "maildirsize") as kept:  # whose inode is nobody else's as long as it is open
+        os.unlink(kept.name)
+        await other.append(MESSAGE)
+        assert told(other)[1:3] == (200, 2)
+        gate.open()
+        await task
+    for number in (3, 4):
+        await maildir.append(MESSAGE)
+        await maildir.check_room()
+        assert told(maildir)[1:3] == there(maildir.path) == (100 * number, number)
+    await other.append(MESSAGE)
+    assert told(maildir)[1:3] == there(maildir.path) == (500, 5)
+    await other.commit.aclose()
+
+
 async def test_one_full_maildir_of_several(tmp_path: Path) -> None:
     """A message for several maildirs is refused for those that are full, and stored in the others."""
     full, other, third = (Maildir(tmp_path / name, quota=Quota(messages=2)) for name in ("full", "other", "third"))

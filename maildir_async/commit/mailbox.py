@@ -8,7 +8,8 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from maildir_async.commit.allowance import Allowance, Asking
+from maildir_async.commit.allowance import Allowance
+from maildir_async.commit.usage import Asking
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.keywords import Keywords
 from maildir_async.errors import UncertainAppendError

@@ -55,6 +55,8 @@ class Publishing:
             hand[entry] = None
             failure: BaseException | None = None
             try:
+                if entry.reserved >= 0 and entry.mailbox.quota is not None:
+                    entry.mailbox.quota.about_to_publish(entry)
                 if plan.held:
                     _close_file(entry)
                     hold(entry)

@@ -15,11 +15,11 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 
-from maildir_async.commit.allowance import Asking
 from maildir_async.commit.batch import PUBLISH, let_go
 from maildir_async.commit.entry import SETTLED, TAKEN, Entry
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
+from maildir_async.commit.usage import Asking
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.errors import AppendError, MaildirError, UncertainAppendError, closed_error
 from maildir_async.format.delivered import Delivered, Durability
