@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from maildir_async.command.progress import NO_PROGRESS, Progress
 
@@ -13,8 +12,7 @@ __all__ = ["Outcome", "Outcomes"]
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a FILE.
 
     Attributes:

@@ -1,6 +1,5 @@
 """What a caller learns of a delivery: how durable it is asked to be, and what became of it."""
 
-import html
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -98,6 +97,8 @@ class Delivered(DeliveredDraft):
 
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
+        import html  # two thousand entities, which a delivery has no use for
+
         rows = "".join(
             f"<tr><th style='text-align:left'>{field.name}</th>"
             f"<td style='text-align:left'>{html.escape(_shown(getattr(self, field.name)))}</td></tr>"
