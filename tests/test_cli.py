@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -248,6 +249,7 @@ USAGE_ERRORS: dict[str, list[str]] = {
     "newline": ["deliver", "m", "--newline=cr"],
     "negative limit": ["deliver", "m", "--size-limit=-1"],
     "limit without a number": ["deliver", "m", "--size-limit=big"],
+    "ambiguous limit": ["deliver", "m", "--size-limit=50MB"],
     "negative age": ["clean", "m", "--older-than=-1"],
     "infinite age": ["clean", "m", "--older-than=inf"],
     "no age": ["clean", "m", "--older-than=nan"],
@@ -479,6 +481,25 @@ def test_clean_removes_old_litter_only(tmp_path: Path) -> None:
     assert (old.returncode, old.stdout, old.stderr) == (0, os.fsencode(tmp_path / "m/tmp/litter") + b"\n", b"")
     assert messages(tmp_path / "m", "tmp") == []
     assert messages(tmp_path / "m") == [MESSAGE]
+
+
+@pytest.mark.parametrize("value", ["50MB", "-1"])
+def test_what_is_no_size_is_told_with_its_argument(value: str) -> None:
+    """A size that is ambiguous or negative is refused by a line with the option's name and what it got."""
+    line = one_line(run("deliver", "m", f"--size-limit={value}").stderr)
+    assert "argument --size-limit: " in line
+    assert repr(value) in line
+
+
+def test_the_version() -> None:
+    """--version prints the version of the package that is installed, and of Python."""
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    own = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    python = sys.version.partition(" ")[0]
+    assert re.fullmatch(
+        rf"maildir-async ({re.escape(own)}|\(not installed\)), Python {re.escape(python)}\n", done.stdout.decode()
+    )
 
 
 def test_the_installed_command_is_the_module(tmp_path: Path) -> None:

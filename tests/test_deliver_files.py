@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,33 +53,21 @@ def test_many_files_share_their_syncs(tmp_path: Path) -> None:
 
 
 def test_long_files_and_short_ones_keep_their_order(tmp_path: Path) -> None:
-    """A FILE of more than a chunk goes beside the short ones, and its path is printed where its turn is."""
+    """A FILE of more than a chunk goes beside the short ones, and its path is printed where its turn is.
+
+    One of exactly a chunk is whole, and so is one of /proc, which says it is empty, and is not.
+    """
     given = files(tmp_path / "given", 2 * LONG + 3)
     for path in given[1::2]:
         path.write_bytes(path.read_bytes() + b"y" * CHUNK_SIZE)
+    given[4].write_bytes(b"z" * CHUNK_SIZE)
+    given[6] = Path("/proc/version")
 
     done = run("deliver", tmp_path / "m", *given)
 
     assert done.returncode == 0
     assert told(done.stdout) == [path.read_bytes() for path in given]
     assert len(messages(tmp_path / "m")) == len(given)
-
-
-def test_a_file_whose_size_is_not_told_is_read_to_its_end(tmp_path: Path) -> None:
-    """A file of /proc says it is empty, and is not; a file of exactly a chunk is whole."""
-    (tmp_path / "chunk").write_bytes(b"z" * CHUNK_SIZE)
-    (tmp_path / "one").write_bytes(b"one")
-
-    done = run("deliver", tmp_path / "m", tmp_path / "one", "/proc/version", tmp_path / "chunk")
-
-    assert done.returncode == 0
-    assert told(done.stdout) == [b"one", Path("/proc/version").read_bytes(), b"z" * CHUNK_SIZE]
-
-
-def test_one_file_has_no_summary(tmp_path: Path) -> None:
-    """Of a single FILE, as of standard input, nothing is said but its path."""
-    (path,) = files(tmp_path / "given", 1)
-    assert run("deliver", tmp_path / "m", path).stderr == b""
 
 
 def test_failures_are_told_in_their_order(tmp_path: Path) -> None:
@@ -124,8 +113,8 @@ def test_few_descriptors_are_enough(tmp_path: Path) -> None:
     for path in given[::6]:
         path.write_bytes(b"z" * CHUNK_SIZE * 2)
 
-    limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))}
-    done = run("deliver", "--durability=none", tmp_path / "m", *given, **limits)
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (48, 48))
+    done = run("deliver", "--durability=none", tmp_path / "m", *given, preexec_fn=few)
 
     assert (done.returncode, done.stderr.count(b"\n")) == (0, 1)
     assert told(done.stdout) == [path.read_bytes() for path in given]

@@ -35,7 +35,8 @@ def add_parser(commands: Commands) -> None:
             exit codes:
               0   all that was old has been removed
               64  the command line is wrong
-              75  it may work later: MAILDIR is none, or something in it cannot be read or removed; and after a signal
+              75  it may work later: MAILDIR is none, or something in it cannot be
+                  read or removed; or a signal came
             """,
     )
     parser.add_argument("maildir", metavar="MAILDIR", help="the directory that has tmp, new and cur")

@@ -45,10 +45,11 @@ def add_parser(commands: Commands) -> None:
 
             examples:
               maildir-async deliver ~/Maildir < message
-              maildir-async deliver ~/Maildir --folder Archive/2024 --flags S old/*.eml
+              maildir-async deliver ~/Maildir --folder Archive --flags S old/*.eml
               in Postfix's master.cf, as a transport of pipe(8):
                 maildir unix - n n - - pipe flags=DRXhu user=vmail
-                  argv=/usr/local/bin/maildir-async deliver --size-limit 50M /var/mail/${domain}/${user}/Maildir
+                  argv=/usr/local/bin/maildir-async deliver --size-limit 50M
+                  /var/mail/${domain}/${user}/Maildir
               in a .forward file:
                 "|/usr/local/bin/maildir-async deliver $HOME/Maildir"
 
@@ -58,8 +59,9 @@ def add_parser(commands: Commands) -> None:
               65  the message is too large
               66  a FILE cannot be read
               73  the path is too long for a maildir
-              75  it may work later, and nothing is lost by trying again: the disk is full, MAILDIR is no maildir
-                  and cannot be made one, the maildir is over its quota, a signal came
+              75  it may work later, and nothing is lost by trying again: the disk
+                  is full, MAILDIR is no maildir and cannot be made one, the
+                  maildir is over its quota, a signal came
               77  the maildir is over its quota, with --quota-permanent
             """,
     )

@@ -8,7 +8,8 @@ import argparse
 import os
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from textwrap import dedent
+from textwrap import dedent, fill
+from textwrap import indent as indent_by
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from maildir_async.format.sizes import size_of
@@ -53,10 +54,18 @@ def add_command(
         help=summary,
         description=dedent(description).strip(),
         epilog=dedent(epilog).strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.set_defaults(command=command, parser=parser)
     return parser
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Fills paragraphs to the terminal's width, and keeps those that are indented, and headings, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = [block if "\n " in block else fill(" ".join(block.split()), width) for block in text.split("\n\n")]
+        return indent_by("\n\n".join(blocks), indent)
 
 
 # Types of arguments: their errors are told with the option's name.

@@ -24,6 +24,9 @@ def add_parser(commands: Commands) -> None:
             nothing. Needs the extra maildir-async[smtp]. docs/serve.md tells more about each option.
             """,
         epilog="""
+            A SIZE is in bytes, or has a unit: 50M, 1.5G, 64KiB. Units are powers of 1024. In a configuration file, which is
+            TOML, options are keys, without their dashes.
+
             examples:
               behind Postfix, with a list of users:
                 maildir-async serve --lmtp unix:/run/maildir-async/lmtp \\
@@ -35,8 +38,9 @@ def add_parser(commands: Commands) -> None:
                 maildir-async serve --config serve.toml
 
             signals:
-              SIGTERM, SIGINT end it when messages under way are stored; SIGHUP has it read users, map and certificate
-              again; SIGUSR1 has it write a line of statistics.
+              SIGTERM, SIGINT  end when messages under way are stored
+              SIGHUP           read users, map and certificate again
+              SIGUSR1          write a line of statistics
 
             exit codes:
               0   it has ended as it was told to; --check-config has found no mistake
@@ -50,6 +54,7 @@ def add_parser(commands: Commands) -> None:
               78  there is a mistake in configuration, users, map or certificates
             """,
     )
+    parser.usage = "%(prog)s [options] [ADDRESS ...]"  # there are sixty of them
     add_options(parser)
 
 
