@@ -10,6 +10,7 @@ from typing import Any, Final
 from maildir_async.daemon.settings import UNIX
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
 from maildir_async.format.delivered import Durability
+from maildir_async.format.junk import JunkHeader
 from maildir_async.format.quota import limits_of
 from maildir_async.format.sizes import size_of
 
@@ -20,6 +21,7 @@ __all__ = [
     "durability",
     "hostname",
     "ident",
+    "junk_header",
     "metrics_address",
     "mode",
     "network",
@@ -52,6 +54,12 @@ def size(text: str, least: int = 0) -> int | None:
     if 0 < size < least:
         raise ValueError(f"a size of at least {least} bytes is wanted, or 0 for no limit, not {text!r}")
     return size or None
+
+
+def junk_header(text: str) -> str:
+    """A header field that marks junk, as it is written."""
+    JunkHeader(text)
+    return text
 
 
 def quota(text: str) -> str:

@@ -18,7 +18,7 @@ complete maildir-async \
         'c/--tls-key=/f/' \
         'c/--pidfile=/f/' \
         'c/--config=/f/' \
-        'c/--/(accept-bare-lf allow-root busy-wait check-config config create domains drain-timeout durability flags folder group help helper-process hostname ident implicit-tls inherit-mode keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight message-timeout metrics metrics-mode newline no-create no-delivered-to no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix proxy-protocol quota quota-permanent received-at recipient-delimiter require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users version workers)/' \
+        'c/--/(accept-bare-lf allow-root busy-wait check-config config create detail-folder domains drain-timeout durability flags folder group help helper-process hostname ident implicit-tls inherit-mode junk-header keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight message-timeout metrics metrics-mode newline no-create no-delivered-to no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix proxy-protocol quota quota-permanent received-at recipient-delimiter require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users version workers)/' \
         'c/-/(- h)/' \
         'n/--newline/(keep lf crlf)/' \
         'n/--durability/(full file none)/' \
