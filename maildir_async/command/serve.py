@@ -24,8 +24,8 @@ def add_parser(commands: Commands) -> None:
             nothing. Needs the extra maildir-async[smtp]. docs/serve.md tells more about each option.
             """,
         epilog="""
-            A SIZE is in bytes, or has a unit: 50M, 1.5G, 64KiB. Units are powers of 1024. In a configuration file, which
-            is TOML, options are keys, without their dashes.
+            A SIZE is in bytes, or has a unit: 50M, 1.5G, 64KiB. Units are powers of 1024. In a configuration file,
+            which is TOML, options are keys, without their dashes.
 
             examples:
               behind Postfix, with a list of users:
