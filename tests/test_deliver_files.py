@@ -246,3 +246,14 @@ def test_a_delivery_imports_nothing_heavy(tmp_path: Path) -> None:
     assert Path(path).read_bytes() == b"Subject: x\n\n"
     assert HEAVY & set(imported.split()) == set()
     assert "maildir_async.command.deliver" in imported.split()
+
+
+def test_the_end_of_a_delivery_is_in_order() -> None:
+    """The process ends without taking the interpreter apart, but calls what is registered for its end, and flushes."""
+    program = "import atexit, sys; from maildir_async.command.main import run\n"
+    program += (
+        "atexit.register(lambda: print('registered'))\nsys.argv[1:] = ['deliver', '/dev/null', '/dev/null']\nrun()"
+    )
+    done = run(command=[sys.executable, "-c", program])
+    assert (done.returncode, done.stdout) == (os.EX_TEMPFAIL, b"registered\n")
+    assert "is not a maildir" in one_line(done.stderr)

@@ -1,16 +1,18 @@
 """The command ``maildir-async``: finds the subcommand that is asked for, and runs it."""
 
 import argparse
+import atexit
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from maildir_async.command.answers import failed
 from maildir_async.command.parser import Parser
 
-__all__ = ["SUBCOMMANDS", "main", "make_parser"]
+__all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
 
 #: Each subcommand, and the module whose ``add_parser`` adds it. Only the one that is asked for is imported: who
 #: delivers a message by a pipe is not to wait for a mail server to be loaded.
@@ -30,6 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed(os.EX_TEMPFAIL, str(exc))
 
 
+def run() -> NoReturn:
+    """Run the command, and end the process.
+
+    After `deliver` it ends at once: what is registered for the end is called, and threads are all daemons; but the
+    interpreter is not taken apart, which is a sixth of the time that a whole delivery takes.
+    """
+    code = main()
+    if sys.argv[1:2] == ["deliver"]:
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] # it is under no other name
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _run(arguments: Sequence[str]) -> int:
     asked = arguments[:1] if arguments and arguments[0] in SUBCOMMANDS else SUBCOMMANDS
     options = make_parser(asked).parse_args(arguments)
@@ -39,9 +58,9 @@ def _run(arguments: Sequence[str]) -> int:
         options.parser.error(str(exc))
     if isinstance(done, int):
         return done
-    from maildir_async.command.signals import run  # not for those that need no event loop
+    from maildir_async.command.signals import run_until_signal  # not for those that need no event loop
 
-    return run(done)
+    return run_until_signal(done)
 
 
 def make_parser(names: Iterable[str] = SUBCOMMANDS) -> Parser:

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from maildir_async.command.answers import failed
 
-__all__ = ["SIGNALS", "run"]
+__all__ = ["SIGNALS", "run_until_signal"]
 
 #: What ends the command in good order. Those that whoever started it has it ignore (nohup) stay ignored.
 SIGNALS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
-def run(work: Coroutine[Any, Any, int]) -> int:
+def run_until_signal(work: Coroutine[Any, Any, int]) -> int:
     """Run *work* in an event loop of its own, and return its exit code. A signal cancels it, and then it is 75."""
     return asyncio.run(_interruptible(work))
 
