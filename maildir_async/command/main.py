@@ -52,10 +52,11 @@ def run() -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     asked = arguments[:1] if arguments and arguments[0] in SUBCOMMANDS else SUBCOMMANDS
     options = make_parser(asked).parse_args(arguments)
+    parser: Parser = options.parser
     try:
         done = options.command(options)
     except (ValueError, OverflowError) as exc:
-        options.parser.error(str(exc))
+        parser.error(str(exc))
     if isinstance(done, int):
         return done
     from maildir_async.command.signals import run_until_signal  # not for those that need no event loop

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from maildir_async.command.answers import write_line
@@ -25,23 +25,26 @@ class Progress:
 
 
 class _Bar(Progress):
-    """A bar on standard error."""
+    """A bar on standard error. That a terminal has been closed is no failure of a delivery."""
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar = bar
         self._task = task
 
     def show(self, settled: int) -> None:
-        self._bar.update(self._task, completed=settled)
+        with suppress(OSError):
+            self._bar.update(self._task, completed=settled)
 
     def write(self, stream: Any, line: str) -> None:
         if stream is not None and stream.isatty():  # above the bar, and not into it
-            self._bar.console.out(line, highlight=False)
+            with suppress(OSError):
+                self._bar.console.out(line, highlight=False)
         else:
             write_line(stream, line)
 
     def end(self) -> None:
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
 
 NO_PROGRESS: Final = Progress()
