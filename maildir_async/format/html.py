@@ -111,10 +111,6 @@ def printable(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _escaped(printable(text if len(text) <= LONGEST else text[:LONGEST] + "…"))
-
-
-def _escaped(text: str) -> str:
     import html  # two thousand entities, which a delivery has no use for
 
-    return html.escape(text)
+    return html.escape(printable(text if len(text) <= LONGEST else text[:LONGEST] + "…"))
