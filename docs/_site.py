@@ -69,9 +69,18 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
     return "".join([*parts, LINK.sub(rewritten, markdown[end:])])
 
 
-class LiteralBlocks(griffe.Extension):
-    """Drops the ``::`` before a literal block: the block is indented, which is enough in Markdown."""
+class AsWritten(griffe.Extension):
+    """Shows docstrings and defaults as they are meant.
+
+    The ``::`` before a literal block is dropped: the block is indented, which is enough in Markdown. Permission bits
+    are octal.
+    """
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"^[ \t]*::$", "", obj.docstring.value, flags=re.MULTILINE)
+
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        for parameter in func.parameters:
+            if parameter.name.endswith("mode") and str(parameter.default).isdigit():
+                parameter.default = oct(int(str(parameter.default)))
