@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).parents[1]
 ENVIRONMENT: Final = os.environ | {"PYTHONPATH": str(Path(maildir_async.__file__).parents[1])}
 
 _BLOCK: Final = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
+    r"(?:^<!-- not run: (?P<reason>\S[^\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$"
     # What stands in a block of text right after it is what it prints.
     r"(?:\n\n```text\n(?P<printed>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
