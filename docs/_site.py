@@ -2,9 +2,10 @@
 
 A page is read in the repository too, where a link such as ``../examples/tcp_daemon.py`` is right as it stands. The site
 gets a copy of each such file; a page of Markdown becomes a page of the site. A directory that is linked to is named
-there, and no more.
+there, and no more. Nothing is loaded from the net: a page that would is a warning, which is an error in CI.
 """
 
+import logging
 import os
 import posixpath
 import re
@@ -16,7 +17,10 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT: Final = Path(__file__).parents[1]
 LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LOADS: Final = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+log: Final = logging.getLogger("mkdocs.hooks.site")
 
 
 def in_repository(page: str, target: str) -> str:
@@ -67,6 +71,14 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
         parts += [LINK.sub(rewritten, markdown[end : block.start()]), block[0]]
         end = block.end()
     return "".join([*parts, LINK.sub(rewritten, markdown[end:])])
+
+
+def on_post_page(output: str, *, page: Any, config: Any) -> str:
+    """Tell of what a reader's browser would load from elsewhere."""
+    for tag in LOADS.findall(output):
+        if 'rel="canonical"' not in tag:
+            log.warning("%s loads %s", page.file.src_uri, tag)
+    return output
 
 
 class AsWritten(griffe.Extension):
