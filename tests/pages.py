@@ -46,6 +46,11 @@ class Block:
     reason: str | None
     printed: str | None
 
+    @property
+    def is_daemon(self) -> bool:
+        """Whether it is a command that would not end."""
+        return self.text.startswith("maildir-async serve") and self.text.count("\n") == 1
+
     def check(self, printed: str) -> None:
         """Assert that it has *printed* what the page says; ``...`` there is anything."""
         if self.printed is not None:

@@ -5,11 +5,13 @@ The heavy tests run its shell commands. CI builds the site, strictly; docs/_site
 
 import argparse
 import ast
+import contextlib
 import errno
 import inspect
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ by_name: Final[Any] = {"ids": lambda value: value.name if isinstance(value, Page
 with_python: Final = pytest.mark.parametrize("page", [each for each in PAGES if each.code("python")], **by_name)
 with_shell: Final = pytest.mark.parametrize(
     "page",
-    [each for each in PAGES if any(not block.text.startswith("maildir-async serve") for block in each.code("sh"))],
+    [each for each in PAGES if any(not block.is_daemon for block in each.code("sh"))],
     **by_name,
 )
 all_pages: Final = pytest.mark.parametrize("page", [README, *PAGES], **by_name)
@@ -73,23 +75,28 @@ def test_every_shell_command_runs(page: Page, tmp_path: Path) -> None:
     environment = ENVIRONMENT | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     (tmp_path / "work").mkdir()
     for block in page.code("sh"):
-        if block.text.startswith("maildir-async serve"):
-            continue  # it would not end: looked at below
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block.text],
-            cwd=tmp_path / "work",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, f"{block.text}\n{done.stderr}"
-        block.check(done.stdout)
+        if block.is_daemon:
+            continue  # looked at below
+        with (tmp_path / "printed").open("w+") as printed, (tmp_path / "errors").open("w+") as errors:
+            process = subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", block.text],
+                cwd=tmp_path / "work",
+                env=environment,
+                stdout=printed,
+                stderr=errors,
+                process_group=0,
+            )
+            try:
+                returncode = process.wait(60)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what a block that failed has left running
+                process.wait()
+        assert returncode == 0, f"{block.text}\n{(tmp_path / 'errors').read_text()}"
+        block.check((tmp_path / "printed").read_text())
 
 
-SERVE_COMMANDS: Final = [
-    block.text for each in PAGES for block in each.code("sh") if block.text.startswith("maildir-async serve")
-]
+SERVE_COMMANDS: Final = [block.text for each in PAGES for block in each.code("sh") if block.is_daemon]
 
 
 @pytest.mark.parametrize("command", SERVE_COMMANDS)
