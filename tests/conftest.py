@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 import time
+import traceback
 from asyncio import constants
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,7 @@ def _nothing_has_changed(filename: str | None = None) -> None:
 # half of the time of many a test. No source file changes while the tests run, and three frames show who it was.
 linecache.checkcache = _nothing_has_changed
 constants.DEBUG_STACK_DEPTH = 3  # type: ignore[misc]  # final for those who read it
+traceback.extract_stack.__defaults__ = (None, 3)  # which is what asyncio's C code calls, with no argument
 
 #: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
 LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
