@@ -18,12 +18,14 @@ from maildir_async.commit.entry import Chunks, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.errors import AppendError, UncertainAppendError, busy_error, closed_error
 from maildir_async.format.delivered import Delivered
+from maildir_async.format.given import given
 from maildir_async.format.states import Event, State, event_of_abort, next_state
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.ending import Ending
+from maildir_async.receive.messages import BytesLike
 from maildir_async.receive.producers import Consumer, as_producer
 from maildir_async.receive.reception import Reception
-from maildir_async.receive.sources import BytesLike, cost_of
+from maildir_async.receive.sources import cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.submission import Maildir, Submission
 from maildir_async.receive.user_code import CallersContext, failure_of, fit_for_future, goes_on
@@ -257,6 +259,8 @@ class Delivery:
 
     def fail(self, exc: BaseException) -> bool:
         """Abort with *exc*, or what is fit for it, if that can still be done; return whether it is."""
+        if not isinstance(exc, BaseException):
+            raise TypeError(f"exc must be an exception, not {given(exc)}")
         return self._abort(fit_for_future(exc))
 
     def _abort(self, verdict: BaseException) -> bool:
