@@ -18,7 +18,6 @@ from maildir_async.commit.entry import Chunks, Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.errors import AppendError, UncertainAppendError, busy_error, closed_error
 from maildir_async.format.delivered import Delivered
-from maildir_async.format.given import given
 from maildir_async.format.states import Event, State, event_of_abort, next_state
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.ending import Ending
@@ -259,8 +258,6 @@ class Delivery:
 
     def fail(self, exc: BaseException) -> bool:
         """Abort with *exc*, or what is fit for it, if that can still be done; return whether it is."""
-        if not isinstance(exc, BaseException):
-            raise TypeError(f"exc must be an exception, not {given(exc)}")
         return self._abort(fit_for_future(exc))
 
     def _abort(self, verdict: BaseException) -> bool:
