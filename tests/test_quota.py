@@ -80,6 +80,7 @@ def test_what_a_file_says(data: bytes, held: Held | None) -> None:
         ("100", Limits(100, 0)),
         ("100s,5c", Limits(100, 5)),
         ("5C, 1k", Limits(1024, 5)),
+        ("1.5GiB,5C", Limits(3 * 2**29, 5)),
         ("file", None),
     ],
 )
@@ -88,7 +89,7 @@ def test_a_quota_as_people_write_it(text: str, limits: Limits | None) -> None:
     assert limits_of(text) == limits
 
 
-@pytest.mark.parametrize("text", ["", "much", "1G,2G", "1C,1C", "0", "-1", "1T", "1,", "99999999999999999999"])
+@pytest.mark.parametrize("text", ["", "much", "1G,2G", "1C,1C", "0", "-1", "1TB", "1.5C", "1,", "99999999999999999999"])
 def test_what_is_no_quota(text: str) -> None:
     """Anything else is refused by name."""
     with pytest.raises(ValueError, match="quota"):

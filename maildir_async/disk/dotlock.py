@@ -6,8 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from maildir_async.disk.calls import Disk, write_all
 
@@ -29,8 +28,7 @@ _held: Final[set[tuple[int, int]]] = set()
 os.register_at_fork(after_in_child=_held.clear)
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """How long another's lock is waited for.
 
     Args:
