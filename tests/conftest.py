@@ -78,26 +78,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 OS_CALLS = ["open", "read", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "listdir", "scandir"]
 OS_CALLS += ["stat", "fstat", "utime", "fchmod", "posix_fadvise"]
 DISK_CALLS = [name for name in vars(PosixDisk) if not name.startswith("_")]  # renameat2 goes past the os module
+DETECTORS = [
+    BlockBusterFunction(
+        module,
+        name,
+        scanned_modules=maildir_async,
+        # asyncio's debug mode keeps the source line of every call, which is Python's own doing.
+        can_block_functions=[("/linecache.py", {"checkcache", "updatecache"})],
+    )
+    for module, names in ((os, OS_CALLS), (PosixDisk, DISK_CALLS))
+    for name in names
+]
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_call_on_the_loop() -> Iterator[None]:
     """Any such call by the package, on a thread whose loop is running, raises there and fails the test."""
-    detectors = [
-        BlockBusterFunction(
-            module,
-            name,
-            scanned_modules=maildir_async,
-            # asyncio's debug mode keeps the source line of every call, which is Python's own doing.
-            can_block_functions=[("/linecache.py", {"checkcache", "updatecache"})],
-        )
-        for module, names in ((os, OS_CALLS), (PosixDisk, DISK_CALLS))
-        for name in names
-    ]
-    for detector in detectors:
+    for detector in DETECTORS:
         detector.activate()
     yield
-    for detector in detectors:
+    for detector in DETECTORS:
         detector.deactivate()
 
 
