@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TextIO
 
 from maildir_async.format.given import given
-from maildir_async.format.html import printable, seconds
+from maildir_async.format.html import printable
 
 __all__ = ["Progress"]
 
@@ -95,7 +95,7 @@ class Progress:
             of = "" if total is None or total == done else f" of {total:,}"
             text = f"{done:,}{of} message{'s' * ((total or done) != 1)}, {_bytes(size or 0)}"
         if is_last:
-            text += f", {seconds(self._shown_at - self._began)}"
+            text += f", {self._shown_at - self._began:,.1f} s"
         with contextlib.suppress(Exception):
             self._show(_Line(self._label + text, None if is_last else total, done), is_last)
 

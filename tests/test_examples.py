@@ -19,7 +19,19 @@ from typing import Final
 import pytest
 
 from look import free_port, until
-from notebooks import ENVIRONMENT, EXAMPLES, HOME, IN_CELLS, IN_KERNEL, bare, kept_outputs, run_notebook, shape, texts
+from notebooks import (
+    ENVIRONMENT,
+    EXAMPLES,
+    HOME,
+    IN_CELLS,
+    IN_KERNEL,
+    Outputs,
+    bare,
+    kept_outputs,
+    run_notebook,
+    shape,
+    texts,
+)
 
 MESSAGE = b"Subject: example\r\n\r\n.leading dot\r\n8 bit \xc3\xa9\r\n"
 BIG_MAIL = b"Subject: big\r\n\r\n" + b".a line that begins with a dot\r\n" * 100_000
@@ -182,10 +194,22 @@ in_both: Final = pytest.mark.parametrize(
 )
 
 
+def run_as_kept(how: str, path: Path, directory: Path) -> Outputs:
+    """Run a notebook, and return what it shows: what is in its file too, but for names, numbers and times."""
+    now, kept, home = run_notebook(how, path, directory), kept_outputs(path), str(directory)
+    if how == IN_KERNEL:
+        assert shape(now, home) == shape(kept, HOME), "python tests/notebooks.py runs it and keeps what it shows"
+    else:
+        for kind in ("execute_result", "stream"):
+            shown = [bare(text, home) for text in texts(now, kind, "text/html")]
+            assert shown == [bare(text, HOME) for text in texts(kept, kind, "text/html")]
+    return now
+
+
 @in_both
 def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path, how: str) -> None:
-    """Every cell runs, results show as HTML, failures as SMTP replies, and the mail is there."""
-    outputs = run_notebook(how, EXAMPLES / "quickstart.ipynb", tmp_path)
+    """Every cell runs, and shows what is kept of it: results as HTML, failures as SMTP replies. The mail is there."""
+    outputs = run_as_kept(how, EXAMPLES / "quickstart.ipynb", tmp_path)
     shown, printed = texts(outputs, "execute_result", "text/html"), "".join(texts(outputs, "stream"))
     assert [">Delivered</caption>" in html for html in shown[:3]] == [True] * 3
     assert ">500 delivered, " in shown[3]
@@ -199,27 +223,14 @@ def test_the_quickstart_runs_from_top_to_bottom(tmp_path: Path, how: str) -> Non
 
 @in_both
 def test_the_notebook_that_pulls_runs_from_top_to_bottom(tmp_path: Path, how: str) -> None:
-    """What the source has is in the archive, and the large message is one file in three maildirs."""
-    run_notebook(how, EXAMPLES / "pull.ipynb", tmp_path)
+    """Every cell shows what is kept of it. What the source has is in the archive, and the large message is one file in
+    three maildirs.
+    """
+    run_as_kept(how, EXAMPLES / "pull.ipynb", tmp_path)
     assert len(list((tmp_path / "Archive/new").iterdir())) == 301
     inodes = {path.stat().st_ino for path in tmp_path.glob("Team/*/new/*")}
     assert len(list(tmp_path.glob("Team/*/new/*"))) == 3
     assert len(inodes) == 1
-
-
-@in_both
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
-def test_the_notebooks_are_kept_with_what_they_show(path: Path, how: str, tmp_path: Path) -> None:
-    """What is in the repository is what running it shows, but for names, numbers and times: it can be read where it is
-    shown. ``python tests/notebooks.py`` puts it there.
-    """
-    kept, now, home = kept_outputs(path), run_notebook(how, path, tmp_path), str(tmp_path)
-    if how == IN_KERNEL:
-        assert shape(now, home) == shape(kept, HOME)
-        return
-    for kind in ("execute_result", "stream"):
-        shown = [bare(text, home) for text in texts(now, kind, "text/html")]
-        assert shown == [bare(text, HOME) for text in texts(kept, kind, "text/html")]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
