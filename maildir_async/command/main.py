@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final, NoReturn
 
-from maildir_async.command import info
+from maildir_async.command import check, info
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.content import NEWLINES
@@ -273,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(SERVE, help="be an SMTP or LMTP daemon that delivers to maildirs: see serve --help")
 
     info.add_parser(commands)
+    check.add_parser(commands)
 
     clean = commands.add_parser("clean", help="remove what killed deliveries have left in tmp/, and print its paths")
     clean.set_defaults(command=_clean)
