@@ -1,5 +1,6 @@
 """Names of messages read as they are found, whoever gave them. Pure."""
 
+import functools
 import re
 from typing import Final, NamedTuple
 
@@ -35,6 +36,7 @@ class Info(NamedTuple):
     is_right: bool
 
 
+@functools.lru_cache(1024)
 def info_of(info: str) -> Info:
     """Return what *info*, all that follows the colon, says. One that does not begin with ``2,`` says nothing.
 
