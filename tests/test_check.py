@@ -241,6 +241,46 @@ def test_what_is_no_message_is_left_to_a_person(maildir: Path) -> None:
     assert (maildir / "new" / "directory").is_dir()
 
 
+@pytest.mark.parametrize("made", [lambda path: path.touch(), lambda path: path.symlink_to("nowhere")])
+def test_what_stands_for_a_directory_is_told_of(maildir: Path, made: Callable[[Path], None]) -> None:
+    """A file, or a link that leads nowhere, in the place of cur/ is told of, and left; the rest is looked at."""
+    kept = maildir / "kept"
+    (maildir / "cur").rename(kept)
+    made(maildir / "cur")
+    (maildir / "maildirsize").unlink()
+    broken_size(maildir / ".Archive")
+    found = check(maildir, REPAIR)
+    assert {(each.kind, each.repaired) for each in found} == {("foreign", False), ("size", True)}
+    assert (maildir / "cur").is_symlink() or (maildir / "cur").is_file()
+
+
+def test_a_link_to_a_directory_is_none_of_ours(maildir: Path) -> None:
+    """A site may have cur/ elsewhere: what is there is looked at as if it were here."""
+    (maildir / "cur").rename(maildir.parent / "elsewhere")
+    (maildir / "cur").symlink_to(maildir.parent / "elsewhere")
+    assert check(maildir) == []
+    broken_size(maildir)
+    assert {each.repaired for each in check(maildir, REPAIR) if each.level == "problem"} == {True}
+
+
+@pytest.mark.parametrize("trash", [True, False])
+@pytest.mark.parametrize("trashed", [True, False])
+def test_each_program_counts_a_quota_its_own_way(maildir: Path, trash: bool, trashed: bool) -> None:
+    """Dovecot counts Trash, Courier leaves out messages with the flag T: neither is wrong."""
+    put(maildir / "cur" / "1.a.host,S=100:2,T")
+    (maildir / "cur" / "1.a.host,S=100:2,T").write_bytes(b"x" * 100)
+    for name in ("tmp", "new", "cur"):
+        (maildir / ".Trash" / name).mkdir(parents=True, mode=0o700)
+    (maildir / ".Trash").chmod(0o700)
+    (maildir / ".Trash" / "maildirfolder").touch()
+    put(maildir / ".Trash" / "cur" / "1.a.host,S=50:2,S", b"y" * 50)
+    size, number = 3 * len(MESSAGE) + 2 + 50 * trash + 100 * trashed, 3 + trash + trashed
+    (maildir / "maildirsize").write_bytes(b"1000000S\n%d %d\n" % (size, number))
+    assert check(maildir) == []
+    (maildir / "maildirsize").write_bytes(b"1000000S\n%d %d\n" % (size + 1, number))
+    assert [each.kind for each in check(maildir)] == ["quota"]
+
+
 def test_what_dead_deliveries_have_left_is_swept(maildir: Path) -> None:
     """A file in tmp/ that is old enough is told of, and removed by a repair; a younger one is neither."""
     put(maildir / "tmp" / "left")

@@ -13,7 +13,7 @@ from maildir_async.errors import MaildirError
 from maildir_async.format.problems import CheckOptions, Problem
 from maildir_async.mailbox.check import Check
 from maildir_async.mailbox.inspection import inspect
-from test_as_root import ALICE, GROUP, Site, lay, owners, site
+from test_as_root import ALICE, BOB, GROUP, Site, as_user, lay, owners, site
 
 __all__ = ["site"]
 
@@ -114,3 +114,38 @@ def test_what_is_root_s_is_not_given_away(site: Site) -> None:
     (problem,) = check(root)
     assert (problem.kind, problem.repaired) == ("owner", False)
     assert (secret.stat().st_uid, secret.stat().st_mode & 0o777) == (0, 0o600)
+
+
+def test_what_its_owner_may_not_read_is_told_of(site: Site) -> None:
+    """A directory and a message without the owner's bits are told of by a process of his; the rest is looked at."""
+    root = box(site)
+    (root / "cur").chmod(0o000)
+    (root / "new/1.a.host").chmod(0o000)
+    (root / "maildirsize").unlink()
+
+    def look() -> tuple[list[tuple[str, str, bool | None]], list[str]]:
+        found = [(str(problem.kind), os.path.basename(problem.path), problem.repaired) for problem in check(root)]
+        directories = Directories(str(root), disk=PosixDisk(), create=False)
+        return found, inspect(directories, "utf-7", lambda: None, by_files=False).folders[0].troubles
+
+    found, troubles = as_user(ALICE, look)
+    assert sorted(found) == [
+        ("mode", "1.a.host", False),
+        ("mode", "cur", False),
+        ("unreadable", "1.a.host", False),
+        ("unreadable", "cur", False),
+    ]
+    assert troubles == ["cur/ cannot be read: Permission denied"]
+
+
+def test_one_who_is_not_the_owner_repairs_nothing(site: Site) -> None:
+    """Whoever may read a maildir, and not write to it, is told what is wrong, and why it was not put right."""
+    root = box(site)
+    (root / "new/1.a.host").rename(root / "new/1.a.host,S=5:2,S")
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    before = sorted(map(str, root.rglob("*")))
+    found = as_user(BOB, lambda: check(root, CheckOptions(repair=True, lock_patience_s=0.0)))
+    assert {problem.repaired for problem in found if problem.level == "problem"} == {False}
+    assert {problem.outcome for problem in found if problem.kind == "size"} == {"Permission denied"}
+    assert sorted(map(str, root.rglob("*"))) == before

@@ -62,7 +62,7 @@ def test_what_dovecot_has_made_is_clean(doveadm: str, home: Path) -> None:
 
 @pytest.mark.heavy
 def test_dovecot_reads_what_has_been_repaired(doveadm: str, home: Path) -> None:
-    """Whatever sizes the names had, after a repair Dovecot reads each message, with its flags, and does not complain."""
+    """Whatever sizes the names had, after a repair Dovecot reads each message with its flags, and is content."""
     root = home / "Maildir"
     root.mkdir(mode=0o700)
     dovecot = Dovecot(doveadm, home)
@@ -99,7 +99,7 @@ def test_what_courier_has_made_is_clean(tmp_path: Path) -> None:
         subprocess.run([maildirmake, "-f", "Work", root], check=True, timeout=60)
         for box in (root, root / ".Work"):
             for number in range(3):
-                command = [deliverquota, box, "100000S,100C"]
+                command = [deliverquota, str(box), "100000S,100C"]
                 subprocess.run(command, input=MESSAGE % number, check=True, timeout=60)
     finally:
         os.umask(previous)

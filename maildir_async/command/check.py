@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from maildir_async.command.info import add_encoding
-from maildir_async.command.working import failed, run_stoppable, told, write_line
+from maildir_async.command.working import Commands, failed, run_stoppable, told, write_line
 from maildir_async.errors import MaildirError
 from maildir_async.format.options import check_age
 
@@ -42,7 +42,7 @@ exit codes: 0 nothing is wrong, or all of it has been repaired; 1 something is w
 such maildir, or it may not be looked at; 75 it failed, or was interrupted: what has been told is done."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand to *commands*."""
     parser = commands.add_parser(
         "check",

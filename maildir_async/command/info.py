@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from maildir_async.command.working import failed, run_stoppable, sized, table, told, write_line
+from maildir_async.command.working import Commands, failed, run_stoppable, sized, table, told, write_line
 from maildir_async.errors import MaildirError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ exit codes: 0 told; 64 wrong arguments; 66 there is no such maildir, or somethin
 failed, or was interrupted."""
 
 
-def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand to *commands*."""
     parser = commands.add_parser(
         "info",

@@ -1,5 +1,6 @@
 """Work of the command's that takes its time: in a thread, ended by a signal, told in lines that a terminal bears."""
 
+import argparse
 import asyncio
 import errno
 import os
@@ -8,14 +9,23 @@ import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Final, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError
 
-__all__ = ["StoppedError", "exit_code", "failed", "run_stoppable", "sized", "table", "told", "write_line"]
+__all__ = ["Commands", "StoppedError", "exit_code", "failed", "run_stoppable", "sized", "table", "told", "write_line"]
 
 T = TypeVar("T")
+
+
+class Commands(Protocol):
+    """Where a subcommand adds its parser: what `argparse.ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """Add one, and return it."""
+        ...
+
 
 _workers: Final = Crew(1, "maildir-work")
 

@@ -150,8 +150,13 @@ def count(
     return Counted(size, number, is_kept, failure)
 
 
-def tally(directories: Directories, root: str, ignores: Callable[[str], bool]) -> Tallied:
-    """Count what the maildir holds, as `count` does, and leave the file alone."""
+def tally(
+    directories: Directories, root: str, ignores: Callable[[str], bool], *, without_trashed: bool = False
+) -> Tallied:
+    """Count what the maildir holds, as `count` does, and leave the file alone.
+
+    Courier leaves out messages with the flag T, which are about to be removed: *without_trashed* does so.
+    """
     disk, size, number = directories.disk, 0, 0
     own = directories.root if directories.root is not None else directories
     names = folders(Directories(root, disk=disk, create=True, base=own.base))
@@ -161,7 +166,7 @@ def tally(directories: Directories, root: str, ignores: Callable[[str], bool]) -
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 seen[path] = disk.stat(f"{path}/.").st_mtime_ns
                 for message in disk.listdir(path):
-                    if not message.startswith("."):
+                    if not message.startswith(".") and not (without_trashed and _is_trashed(message)):
                         with contextlib.suppress(FileNotFoundError):
                             size += _size_of(disk, path, message)
                             number += 1
@@ -210,6 +215,11 @@ def _size_of(disk: Disk, path: str, message: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise FileNotFoundError(errno.ENOENT, "no message", message)
     return found.st_size
+
+
+def _is_trashed(message: str) -> bool:
+    _, _, info = message.partition(":2,")
+    return "T" in info.partition(",")[0]
 
 
 def _changed(disk: Disk, path: str, was: int) -> bool:

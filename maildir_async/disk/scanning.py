@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from maildir_async.disk.calls import Disk
 
@@ -44,7 +44,7 @@ class Scanned:
 
 
 @contextlib.contextmanager
-def scan(disk: Disk, path: str) -> Iterator[Scanned]:
+def scan(disk: Disk, path: str) -> Generator[Scanned]:
     """Have the directory at *path* open within the block. OSError as the system says; as root by `as_root`'s rules."""
     fd = disk.open_directory(path)
     try:

@@ -56,7 +56,7 @@ class Check:
             self._uid = root.disk.stat(f"{root.path}/.").st_uid
         except NotADirectoryError as exc:
             raise root.not_a_maildir(root.path, exc) from None
-        if root.missing() == list(SUBDIRECTORIES):
+        if not any(map(self._is_there, map(root.subdirectory, SUBDIRECTORIES))):
             text = f"{root.path} is not a maildir: it has no tmp/, new/ and cur/"
             raise NotAMaildirError(text, errno=errno.ENOENT, stage="create")
         for folder, box in self._boxes():
@@ -64,6 +64,15 @@ class Check:
             self._check_folder(folder, box)
         check_quota(root, self._options, self._settling)
         return self._settling.report
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            self._root.disk.stat(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def _boxes(self) -> Iterator[tuple[str | None, Directories]]:
         """Yield the maildir itself, and then each folder: also one that lacks the ``cur/`` by which readers know it."""
@@ -80,15 +89,10 @@ class Check:
             yield folder, Directories(path, disk=root.disk, create=True, base=root.base, root=root, inherit_mode=True)
 
     def _is_folder(self, scanned: Scanned, name: str) -> bool:
-        for part in (*SUBDIRECTORIES, MARKER):
-            try:
-                self._root.disk.stat(f"{scanned.path}/{name}/{part}")
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError:
-                pass
-            return True
-        return False
+        found = scanned.stat(name)
+        if found is None or not (stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            return False
+        return any(self._is_there(f"{scanned.path}/{name}/{part}") for part in (*SUBDIRECTORIES, MARKER))
 
     def _check_folder(self, folder: str | None, box: Directories) -> None:
         try:
@@ -119,7 +123,9 @@ class Check:
         for name in (*SUBDIRECTORIES, *([MARKER] if box.root is not None else [])):
             path = f"{box.path}/{name}"
             try:
-                disk.stat(path)
+                found = disk.stat(path)
+                if name != MARKER and not stat.S_ISDIR(found.st_mode):
+                    self._check_leads_to_one(folder, box, path, found)
             except FileNotFoundError:
                 self._settling.repair(
                     Problem("missing", folder, path, "it is not there", remedy="make it"), partial(_make, box)
@@ -128,10 +134,20 @@ class Check:
                 self._settling.leave(Problem("unreadable", folder, path, f"it cannot be looked at: {reason(exc)}"))
         for path in (box.path, *(box.subdirectory(name) for name in SUBDIRECTORIES)):
             try:
-                found = disk.stat(f"{path}/.")
+                found = disk.stat(path)
+                if not stat.S_ISDIR(found.st_mode):
+                    found = disk.stat(f"{path}/.")
             except OSError:  # has been told of, or is as closed as what it lies in
                 continue
             self._check_directory(folder, box, path, found)
+
+    def _check_leads_to_one(self, folder: str | None, box: Directories, path: str, found: os.stat_result) -> None:
+        """Tell of what stands in the place of a directory, unless it is a link to one: a site may have its reasons."""
+        try:
+            box.disk.stat(f"{path}/.")
+        except OSError as exc:
+            text = f"it is {kind_of_file(found.st_mode) or 'a file'}, and no directory: {reason(exc)}"
+            self._settling.leave(Problem("foreign", folder, path, text))
 
     def _check_directory(self, folder: str | None, box: Directories, path: str, found: os.stat_result) -> None:
         mode = stat.S_IMODE(found.st_mode)
@@ -178,7 +194,7 @@ class Check:
                     elif age_s > options.tmp_age_s:
                         text = f"nobody has touched it for {age_s / 3600:.0f} hours"
                         self._settling.settle(Problem("tmp", folder, path, text, remedy="remove it"))
-        except (FileNotFoundError, NotAMaildirError):
+        except (FileNotFoundError, NotADirectoryError, NotAMaildirError):
             return  # has been told of
         except OSError as exc:
             self._settling.leave(Problem("unreadable", folder, box.tmp, f"it cannot be read: {reason(exc)}"))

@@ -127,7 +127,7 @@ def _disagreement(root: Directories, path: str, options: CheckOptions) -> tuple[
             return Problem("quota", None, path, text, remedy=remedy if is_known else None), found
         tallied: Tallied = tally(root, root.path, _ignores(options))
         difference = tallied.bytes - held.bytes, tallied.messages - held.messages
-        if difference == (0, 0):
+        if difference == (0, 0) or _is_counted_otherwise(root, (held.bytes, held.messages), options):
             return None, found
         again = read(disk, root.path)
         if again.version == found.version and difference == before and not tallied.has_changed(disk):
@@ -140,6 +140,22 @@ def _disagreement(root: Directories, path: str, options: CheckOptions) -> tuple[
         found = again
     text = "it could not be compared: the maildir changes all the time"
     return Problem("quota", None, path, text, level="note"), found
+
+
+def _is_counted_otherwise(root: Directories, held: tuple[int, int], options: CheckOptions) -> bool:
+    """Whether another program has counted right, by its own rules.
+
+    Dovecot counts Trash, unless it is told not to, and Courier leaves out what has the flag T.
+    """
+    for ignores, without_trashed in ((_ignores(options), True), (_nothing, False), (_nothing, True)):
+        tallied = tally(root, root.path, ignores, without_trashed=without_trashed)
+        if (tallied.bytes, tallied.messages) == held:
+            return True
+    return False
+
+
+def _nothing(_: str) -> bool:
+    return False
 
 
 def _count_anew(root: Directories, path: str, found: Found, options: CheckOptions) -> str:

@@ -58,7 +58,7 @@ def check_messages(
                         continue
                     for problem in finding.problems:
                         settling.leave(problem)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass  # has been told of
         except OSError as exc:
             path = box.subdirectory(where)

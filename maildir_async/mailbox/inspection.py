@@ -5,7 +5,7 @@ import errno
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -307,7 +307,7 @@ def _quota_of(directories: Directories, reports: list[FolderReport]) -> QuotaRep
 
 
 @contextlib.contextmanager
-def _troubles(report: FolderReport, what: str) -> Iterator[None]:
+def _troubles(report: FolderReport, what: str) -> Generator[None]:
     """Tell what cannot be looked at within the block."""
     try:
         yield

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Final
 
 from maildir_async.disk.calls import UNSUPPORTED
@@ -140,7 +140,11 @@ class Repairs:
         """Take from a message's mode what it has too much; nothing is ever given."""
         disk, path = self._disk, f"{self._box.subdirectory(finding.where)}/{finding.name}"
         mine = [each for each in problems if each.kind == "mode" and each.remedy is not None]
-        left = [each.settled("it is left to you", repaired=False) for each in problems if each not in mine]
+        left = [
+            each if each.level == "note" else each.settled("it is left to you", repaired=False)
+            for each in problems
+            if each not in mine
+        ]
         if not mine or finding.mode is None:
             return left
         try:
@@ -189,7 +193,7 @@ class Repairs:
         return problem.settled(f"renamed {there} to {box.subdirectory(where)}/{fresh}", repaired=True)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None]:
         """Have Dovecot's lock within the block. One that has been waited for in vain is not waited for again."""
         disk, path = self._disk, f"{self._box.path}/dovecot-uidlist"
         mode = files_rights(disk, self._box.path).mode if self._box.inherit_mode else 0o600
