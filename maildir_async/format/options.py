@@ -5,7 +5,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
@@ -19,6 +19,7 @@ __all__ = [
     "check_callback",
     "check_count",
     "check_deadline",
+    "check_detail_folder",
     "check_duplicate_key",
     "check_durability",
     "check_file_mode",
@@ -26,6 +27,7 @@ __all__ = [
     "check_keep",
     "check_path",
     "check_size_limit",
+    "check_wait",
     "nanoseconds",
 ]
 
@@ -33,6 +35,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 #: The Maildir page gives a delivery 24 hours: sweepers take what has been in tmp/ for 36.
 DEADLINE: Final = timedelta(hours=24)
+
+DetailFolder = Literal["existing", "create"]
+"""``existing``: the folder that a detail names, where there is one. ``create``: that folder, which is made."""
+
+DETAIL_FOLDERS: Final[tuple[DetailFolder, ...]] = ("existing", "create")
 
 
 class MessageOptions(TypedDict, total=False):
@@ -138,6 +145,25 @@ def check_deadline(deadline: timedelta) -> timedelta:
     if deadline <= timedelta():
         raise ValueError(f"deadline must be positive, not {deadline}")
     return deadline
+
+
+def check_detail_folder(value: Any) -> DetailFolder | None:
+    """Return *value*; ValueError for what is neither None nor one of `DETAIL_FOLDERS`."""
+    for kind in DETAIL_FOLDERS:
+        if value == kind:
+            return kind
+    if value is not None:
+        raise ValueError(f"detail_folder must be one of {', '.join(DETAIL_FOLDERS)} or None, not {value!r}")
+    return None
+
+
+def check_wait(name: str, wait: timedelta) -> float:
+    """Return the seconds that the option *name* says. TypeError unless it is a timedelta, ValueError if negative."""
+    if not isinstance(wait, timedelta):
+        raise TypeError(f"{name} must be a timedelta, not {wait!r}")
+    if wait < timedelta():
+        raise ValueError(f"{name} must not be negative: {wait}")
+    return wait.total_seconds()
 
 
 def check_size_limit(size_limit: int | None) -> int | None:

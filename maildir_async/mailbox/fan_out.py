@@ -107,6 +107,7 @@ class FanOut:
         maildirs: where to.
         prefixes: what is stored before the message in each of them, instead of the option *prefix* for all. Those
             that differ in it share no file.
+        folders: where in each of them, instead of the option *folder* for all.
         options: as `deliver` has them. What is wrong with them is raised when the message begins to be stored.
 
     """
@@ -116,6 +117,7 @@ class FanOut:
         maildirs: Sequence[Maildir],
         *,
         prefixes: Sequence[bytes] | None = None,
+        folders: Sequence[str | None] | None = None,
         **options: Unpack[MessageOptions],
     ) -> None:
         prefix = check_prefix(options.pop("prefix", b""))
@@ -124,8 +126,8 @@ class FanOut:
         else:
             checked = {prefix: check_prefix(prefix) for prefix in set(prefixes)}
             prefixes = [checked[prefix] for prefix in prefixes]
-        folder = options.get("folder")
-        self._parts = [Part(maildir, prefix, folder) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
+        where = [options.pop("folder", None)] * len(maildirs) if folders is None else folders
+        self._parts = [Part(*each) for each in zip(maildirs, prefixes, where, strict=True)]
         limits = [maildir.size_limit for maildir in maildirs if maildir.size_limit is not None]
         if options.get("size_limit") is None and limits:
             options["size_limit"] = min(limits)
@@ -212,6 +214,10 @@ class FanOut:
             await group.send(chunk, self._head)
         if not any(group.needs_head for group in self._groups):
             self._head = None
+
+    def put_into(self, number: int, folder: str) -> None:
+        """Have the message go to that folder of the maildir of that *number*. Before it is sent."""
+        self._parts[number].put_into(folder)
 
     def fail(self, exc: MaildirError) -> None:
         """Refuse the message: *exc* is the outcome for every maildir. Too late after `finish`."""
