@@ -216,6 +216,17 @@ def test_names_after_a_repair(maildir: Path) -> None:
     assert "3.a.host" in os.listdir(maildir / "new")
 
 
+def test_a_message_that_gets_a_key_of_its_own(maildir: Path) -> None:
+    """It keeps its directory, flags and sizes; an UID of isync's is the other one's."""
+    put(maildir / "cur" / f"1.a.host,U=7{SIZES}:2,S")
+    put(maildir / "cur" / f"1.a.host,U=7{SIZES}:2,FS")
+    check(maildir, REPAIR)
+    first, second = sorted(name for name in os.listdir(maildir / "cur") if name.partition(":")[0].endswith(SIZES))[:2]
+    assert {name.partition(":")[2] for name in os.listdir(maildir / "cur")} >= {"2,FS", "2,S"}
+    assert len({name.partition(":")[0] for name in (first, second)}) == 2
+    assert sum(",U=7" in name for name in os.listdir(maildir / "cur")) == 1
+
+
 def left_alone(root: Path) -> None:
     (root / "new" / "directory").mkdir()
     put(root / "cur" / ".hidden")
@@ -488,6 +499,19 @@ def test_the_json_has_the_names_that_it_promises(
         assert [list(problem) for problem in told["problems"]] == [names] * len(told["problems"])
         assert {problem["kind"] for problem in told["problems"]} <= set(KINDS)
         assert told["summary"]["problems"] + told["summary"]["notes"] == len(told["problems"])
+
+
+def test_a_defect_is_not_taken_for_a_problem(
+    maildir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised on the way is 75 and a line on standard error, and not Python's 1, which has a meaning here."""
+
+    def broken(_: Check) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Check, "run", broken)
+    assert main(["check", str(maildir)]) == os.EX_TEMPFAIL
+    assert capfd.readouterr().err == "maildir-async: RuntimeError: a defect\n"
 
 
 def test_the_text_says_what_a_repair_would_do_and_has_done(maildir: Path, capfd: pytest.CaptureFixture[str]) -> None:

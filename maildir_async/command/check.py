@@ -13,8 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from maildir_async.command.info import add_encoding
-from maildir_async.command.working import Commands, failed, run_stoppable, told, write_line
-from maildir_async.errors import MaildirError
+from maildir_async.command.working import Commands, run_stoppable, told, write_line
 from maildir_async.format.options import check_age
 
 if TYPE_CHECKING:
@@ -38,8 +37,12 @@ examples:
   maildir-async check --quick --json ~/Maildir | jq '.problems[] | select(.kind == "size")'
   maildir-async check --repair ~/Maildir
 
-exit codes: 0 nothing is wrong, or all of it has been repaired; 1 something is wrong; 64 wrong arguments; 66 there is no
-such maildir, or it may not be looked at; 75 it failed, or was interrupted: what has been told is done."""
+exit codes:
+  0   nothing is wrong, or all of it has been repaired; notes do not count
+  1   something is wrong
+  64  the command line is wrong
+  66  MAILDIR is none, or may not be looked at
+  75  it may work later, or a signal came: what has been told is done"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -51,8 +54,8 @@ def add_parser(commands: Commands) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=_check)
-    parser.add_argument("maildir", metavar="MAILDIR")
+    parser.set_defaults(command=_check, parser=parser)
+    parser.add_argument("maildir", metavar="MAILDIR", help="the directory that has tmp, new and cur")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repair", action="store_true", help="put right what can be; mail is never removed")
     parser.add_argument("--quick", action="store_true", help="do not read the messages: look at names and sizes only")
@@ -85,10 +88,7 @@ def _check(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
 def _run(directories: "Directories", options: "CheckOptions", printer: "_Text", is_wanted: Callable[[], None]) -> int:
     from maildir_async.mailbox.check import Check
 
-    try:
-        report = Check(directories, options, printer.tell, is_wanted).run()
-    except (MaildirError, OSError) as exc:
-        return failed(exc)
+    report = Check(directories, options, printer.tell, is_wanted).run()
     printer.end(report)
     return PROBLEMS if report.problems > report.repaired else os.EX_OK
 

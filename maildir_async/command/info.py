@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from maildir_async.command.working import Commands, failed, run_stoppable, sized, table, told, write_line
-from maildir_async.errors import MaildirError
+from maildir_async.command.working import Commands, run_stoppable, sized, table, told, write_line
 
 if TYPE_CHECKING:
     from maildir_async.disk.directories import Directories
@@ -28,8 +27,11 @@ examples:
   maildir-async info ~/Maildir
   maildir-async info --json ~/Maildir | jq '.folders[] | select(.tmp > 0)'
 
-exit codes: 0 told; 64 wrong arguments; 66 there is no such maildir, or something in it could not be looked at; 75 it
-failed, or was interrupted."""
+exit codes:
+  0   all of it has been told
+  64  the command line is wrong
+  66  MAILDIR is none, or something in it could not be looked at
+  75  it may work later, or a signal came"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -41,8 +43,8 @@ def add_parser(commands: Commands) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=_info)
-    parser.add_argument("maildir", metavar="MAILDIR")
+    parser.set_defaults(command=_info, parser=parser)
+    parser.add_argument("maildir", metavar="MAILDIR", help="the directory that has tmp, new and cur")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--probe",
@@ -73,10 +75,7 @@ def _info(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
 def _tell(directories: "Directories", options: argparse.Namespace, is_wanted: Callable[[], None]) -> int:
     from maildir_async.mailbox.inspection import inspect
 
-    try:
-        report = inspect(directories, options.folder_encoding, is_wanted, by_files=options.probe)
-    except (MaildirError, OSError) as exc:
-        return failed(exc)
+    report = inspect(directories, options.folder_encoding, is_wanted, by_files=options.probe)
     for line in [json.dumps(report.as_json(), indent=2)] if options.json else _lines(report):
         write_line(sys.stdout, line)
     return os.EX_NOINPUT if any(each.troubles for each in report.folders) else os.EX_OK

@@ -9,14 +9,12 @@ import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import IO, Any, Final, Protocol
 
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError
 
-__all__ = ["Commands", "StoppedError", "exit_code", "failed", "run_stoppable", "sized", "table", "told", "write_line"]
-
-T = TypeVar("T")
+__all__ = ["Commands", "StoppedError", "run_stoppable", "sized", "table", "told", "write_line"]
 
 
 class Commands(Protocol):
@@ -37,11 +35,12 @@ class StoppedError(Exception):
     """A signal has ended the work."""
 
 
-async def run_stoppable(job: Callable[[Callable[[], None]], T]) -> T:
-    """Have a thread run *job*, and return what it does. It is given what it has to call now and then.
+async def run_stoppable(job: Callable[[Callable[[], None]], int]) -> int:
+    """Have a thread run *job*, and return its exit code. It is given what it has to call now and then.
 
     If this is cancelled, that raises `StoppedError`, and this goes on waiting until the thread has come to its end; a
-    second cancellation does not wait for that.
+    second cancellation does not wait for that. What *job* raises is told, and is 66 or 75: Python's own exit code 1
+    has another meaning here.
     """
     stop = threading.Event()
 
@@ -49,28 +48,38 @@ async def run_stoppable(job: Callable[[Callable[[], None]], T]) -> T:
         if stop.is_set():
             raise StoppedError
 
-    work = asyncio.get_running_loop().run_in_executor(_workers, job, is_wanted)
+    def run() -> int:
+        try:
+            return job(is_wanted)
+        except (MaildirError, OSError) as exc:
+            return _failed(exc)
+        except StoppedError:
+            return os.EX_TEMPFAIL
+        except Exception as exc:  # a defect
+            write_line(sys.stderr, f"maildir-async: {told(f'{type(exc).__name__}: {exc}')}")
+            return os.EX_TEMPFAIL
+
+    work = asyncio.get_running_loop().run_in_executor(_workers, run)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         stop.set()
         await asyncio.wait([work])
-        work.exception()  # which has been waited for, whatever it is
         raise
 
 
-def exit_code(exc: MaildirError | OSError) -> int:
+def _exit_code(exc: MaildirError | OSError) -> int:
     """Return what the command ends with: 66 (EX_NOINPUT) for what is no maildir, or cannot be looked at; else 75."""
     return os.EX_NOINPUT if exc.errno in _NO_INPUT else os.EX_TEMPFAIL
 
 
-def failed(exc: MaildirError | OSError) -> int:
+def _failed(exc: MaildirError | OSError) -> int:
     """Say on standard error what has failed, and return the exit code."""
     text = (
         str(exc) if isinstance(exc, MaildirError) else f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
     )
     write_line(sys.stderr, f"maildir-async: {told(text)}")
-    return exit_code(exc)
+    return _exit_code(exc)
 
 
 def write_line(stream: IO[str] | None, line: str) -> None:

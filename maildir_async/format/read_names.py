@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from maildir_async.format.names import FLAGS
 
-__all__ = ["Info", "info_of", "said_size", "said_sizes", "with_sizes"]
+__all__ = ["Info", "info_of", "said_size", "said_sizes", "sizes_of", "with_sizes"]
 
 #: An attribute of a name. Whoever reads one takes the digits up to the next comma, or to the end (Dovecot's
 #: ``maildir_filename_get_size``).
@@ -70,6 +70,11 @@ def said_sizes(key: str) -> dict[str, list[int | None]]:
         for letter, digits in _ATTRIBUTE.findall(key):
             said.setdefault(letter, []).append(int(digits) if _DIGITS.fullmatch(digits) else None)
     return said
+
+
+def sizes_of(key: str) -> str:
+    """Return the sizes that *key* says, as they stand there: for another key of the same message."""
+    return "".join(f",{letter}={digits}" for letter, digits in _ATTRIBUTE.findall(key))
 
 
 def with_sizes(key: str, size: int, wire_size: int | None) -> str:

@@ -21,6 +21,7 @@ from maildir_async.disk.rights import files_rights
 from maildir_async.errors import MaildirError
 from maildir_async.format.names import UniqueNames
 from maildir_async.format.problems import Problem
+from maildir_async.format.read_names import sizes_of
 from maildir_async.mailbox.examining import Finding
 
 __all__ = ["Repairs"]
@@ -162,7 +163,8 @@ class Repairs:
     def separate(self, problem: Problem, first: tuple[str, str], second: tuple[str, str]) -> None:
         """Have two names with one key, each with its directory, be told apart, as Dovecot does it.
 
-        Of two names of one file the second goes. Of two files the second gets a key of its own.
+        Of two names of one file the second goes. Of two files the second gets a key of its own, with its sizes; what
+        others have in it, such as the UID of isync's, is the first one's.
         """
         failure = ""
         try:
@@ -186,9 +188,8 @@ class Repairs:
             self._unsynced.add(box.subdirectory(second[0]))
             return problem.settled(f"removed the name {there}: {here} is the same file", repaired=True)
         where, name = second
-        _, colon, info = name.partition(":")
-        sizes = name.partition(":")[0].partition(",")
-        fresh = f"{self._names.next()}{sizes[1]}{sizes[2]}{colon}{info}"
+        key, colon, info = name.partition(":")
+        fresh = f"{self._names.next()}{sizes_of(key)}{colon}{info}"
         self._rename(where, name, where, fresh)
         return problem.settled(f"renamed {there} to {box.subdirectory(where)}/{fresh}", repaired=True)
 
