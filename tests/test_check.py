@@ -21,6 +21,7 @@ from maildir_async.disk.directories import Directories
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.problems import KINDS, CheckOptions, Problem
 from maildir_async.mailbox.check import Check
+from maildir_async.mailbox.check_messages import double
 from maildir_async.testing import Fault, FaultDisk
 
 MESSAGE: Final = b"From: alice@example.com\nSubject: check\n\nbody\n"
@@ -314,6 +315,17 @@ def test_a_double_that_may_be_under_way_is_left(maildir: Path) -> None:
     assert (maildir / "new" / "1.a.host").exists()
 
 
+def test_the_name_that_stays_is_durable_before_the_other_goes(maildir: Path) -> None:
+    """Of two names of one file none is removed while a power cut could take the other."""
+    same_file(maildir)
+    disk = FaultDisk()
+    check(maildir, REPAIR, disk=disk)
+    told = [(call.operation, call.path.removeprefix(f"{maildir}/")) for call in disk.calls]
+    removed = told.index(("unlink", "new/1.a.host"))
+    assert ("sync", "cur") in told[:removed]
+    assert ("sync", "new") in told[removed:]
+
+
 def test_dovecots_lock_is_waited_for(maildir: Path) -> None:
     """While another has the folder's lock no name is changed, and what has been found is told of as not repaired."""
     put(maildir / "cur" / "1.a.host,S=5:2,S")
@@ -401,7 +413,7 @@ def test_a_message_that_is_moved_meanwhile_is_no_problem(maildir: Path) -> None:
 
 def test_one_message_seen_in_both_directories_is_no_double(maildir: Path) -> None:
     """A message that is listed in new/, moved, and listed again in cur/, is one: both names are never there at once."""
-    name = put(maildir / "new" / "1.a.host").name
+    name = put(maildir / "new" / "1.a.host", MESSAGE + b"moved").name
     (maildir / "maildirsize").unlink()
     listed = 0
 
@@ -413,8 +425,26 @@ def test_one_message_seen_in_both_directories_is_no_double(maildir: Path) -> Non
                 os.rename(maildir / "new" / name, maildir / "cur" / f"{name}:2,S")
             return super().open_directory(path)
 
-    assert [each for each in check(maildir, disk=Moving()) if each.level == "problem"] == []
+    assert check(maildir, disk=Moving()) == []
     assert listed
+
+
+def test_two_names_are_doubles_only_if_both_are_there_at_once(maildir: Path) -> None:
+    """A message that is flagged between two looks has been seen under both names, and is one."""
+    here, there = ("cur", "1.a.host:2,"), ("cur", "1.a.host:2,S")
+
+    class Flagging(PosixDisk):
+        def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+            if str(path).endswith(there[1]):
+                os.rename(maildir / "cur" / here[1], maildir / "cur" / there[1])
+            return super().stat(path, directory)
+
+    put(maildir / "cur" / here[1])
+    assert double(Directories(str(maildir), disk=Flagging(), create=False), None, here, there) is None
+    put(maildir / "cur" / here[1])
+    problem = double(Directories(str(maildir), disk=PosixDisk(), create=False), None, here, there)
+    assert problem is not None
+    assert problem.kind == "double"
 
 
 class Killed(BaseException):

@@ -12,7 +12,7 @@ from maildir_async.mailbox.examining import Examiner, kind_of_file
 from maildir_async.mailbox.repairing import Repairs
 from maildir_async.mailbox.settling import Settling, reason
 
-__all__ = ["check_messages"]
+__all__ = ["check_messages", "double"]
 
 #: Names with one key that are told apart at once.
 _MOST_NAMES: Final = 64
@@ -91,7 +91,7 @@ def _check_doubles(
     for names in named.values():
         first, *others = sorted(names)[:_MOST_NAMES]
         for second in others:
-            problem = _double(box, folder, first, second)
+            problem = double(box, folder, first, second)
             if problem is None:
                 continue
             if repairs is None:
@@ -100,7 +100,7 @@ def _check_doubles(
                 repairs.separate(problem, first, second)
 
 
-def _double(box: Directories, folder: str | None, first: tuple[str, str], second: tuple[str, str]) -> Problem | None:
+def double(box: Directories, folder: str | None, first: tuple[str, str], second: tuple[str, str]) -> Problem | None:
     """Return what is wrong with two names that have one key, if both are there at once."""
     disk = box.disk
     here, there = (f"{box.subdirectory(where)}/{name}" for where, name in (first, second))
