@@ -8,6 +8,7 @@ import ast
 import contextlib
 import errno
 import inspect
+import json
 import os
 import re
 import shlex
@@ -24,9 +25,11 @@ import maildir_async
 import maildir_async.smtp
 import maildir_async.testing
 from maildir_async import AppendError, AppendTask, Maildir
+from maildir_async.command.check import PROBLEMS
 from maildir_async.command.main import main
 from maildir_async.daemon.options import add_options
 from maildir_async.errors import DEFAULT_SMTP_REPLY, SMTP_REPLIES
+from maildir_async.format.problems import KINDS
 from maildir_async.smtp import MapFile
 from pages import ENVIRONMENT, PAGES, README, ROOT, Page, page, quoted
 
@@ -234,7 +237,7 @@ def test_the_exit_codes_are_those_of_sysexits() -> None:
     package = Path(maildir_async.__file__).parent
     source = "".join(path.read_text() for part in ("command", "daemon") for path in (package / part).glob("*.py"))
     named = {getattr(os, name) for name in re.findall(r"\bos\.(EX_\w+)", source)}
-    assert {int(code) for code, _ in page("command").table("Exit codes")} == named - {os.EX_SOFTWARE}
+    assert {int(code) for code, _ in page("command").table("Exit codes")} == named - {os.EX_SOFTWARE} | {PROBLEMS}
     assert {int(code) for code, _ in page("serve").table("Exit codes")} <= named
 
 
@@ -249,10 +252,53 @@ def test_the_options_of_serve_are_there() -> None:
     assert options_in(page("serve").section("Options")) == options_in(parser.format_help())
 
 
-@pytest.mark.parametrize(("command", "title"), [("deliver", "Delivering"), ("clean", "Sweeping")])
-def test_the_options_of_the_command_are_there(command: str, title: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "where", "title"),
+    [
+        ("deliver", "command", "Delivering"),
+        ("clean", "command", "Sweeping"),
+        ("info", "info-and-check", "Options of info"),
+        ("check", "info-and-check", "Options of check"),
+    ],
+)
+def test_the_options_of_the_command_are_there(
+    command: str, where: str, title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The table of a subcommand has every option in its help, and no other."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    told = {name for first, _ in page("command").table(title) for name in options_in(first)}
+    told = {name for first, _ in page(where).table(title) for name in options_in(first)}
     assert told == options_in(capsys.readouterr().out)
+
+
+def test_each_kind_of_problem_is_told_of() -> None:
+    """docs/info-and-check.md has a row for each kind that `check` finds, or calls it a note."""
+    told = page("info-and-check").section("What is wrong, and what a repair does")
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", told, re.MULTILINE))
+    notes = set(re.findall(r"`([a-z-]+)`", told.partition("Two kinds are notes")[2].partition(". So")[0]))
+    assert rows | notes == set(KINDS)
+
+
+def test_each_name_of_the_json_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """docs/info-and-check.md names all that `info --json` and `check --json` print, but for flags and kinds."""
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    (tmp_path / "m/tmp/link").symlink_to("nowhere")
+    (tmp_path / "m/maildirsize").write_bytes(b"10S\n0 0\n")
+    told: list[dict[str, Any]] = []
+    for command in ("info", "check"):
+        main([command, "--json", str(tmp_path / "m")])
+        told.append(json.loads(capfd.readouterr().out))
+    names = {
+        name
+        for code in re.findall(r"`([^`\n]+)`", page("info-and-check").prose)
+        for name in code.replace("[]", "").split(".")
+    }
+    dicts: list[Any] = [*told]
+    while dicts:
+        each = dicts.pop()
+        if isinstance(each, dict):
+            assert set(each) <= names
+            dicts += [value for name, value in each.items() if name not in ("reasons", "kinds")]
+        elif isinstance(each, list):
+            dicts += each
