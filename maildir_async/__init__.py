@@ -16,6 +16,8 @@ from maildir_async.errors import (
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
+from maildir_async.mail_import.importer import import_mail
+from maildir_async.mail_import.report import ImportProblem, ImportReport
 from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.fan_out import Outcome, deliver
 from maildir_async.mailbox.lookout import WatchedMessage
@@ -32,6 +34,8 @@ __all__ = [
     "DuplicateFilter",
     "Durability",
     "GroupCommit",
+    "ImportProblem",
+    "ImportReport",
     "Maildir",
     "MaildirError",
     "MessageTooLargeError",
@@ -45,4 +49,5 @@ __all__ = [
     "WatchedMessage",
     "as_producer",
     "deliver",
+    "import_mail",
 ]

@@ -82,7 +82,7 @@ def test_which_lines_are_from_lines(line: bytes, is_one: bool) -> None:
         (DATED + HEADER + b"a\n" + DATED + HEADER + b"b\n", [HEADER + b"a\n", HEADER + b"b\n"], ["no empty line"]),
         (DATED + HEADER + b"a", [HEADER + b"a"], ["cut off"]),
         (b"junk\n\n" + DATED + HEADER + b"a\n", [b"junk\n", HEADER + b"a\n"], ["no From line"]),
-        (b"From nobody\n" + HEADER + b"a\n", [HEADER + b"a\n"], ["no date"]),
+        (b"From nobody\n" + HEADER + b"a\n", [HEADER + b"a\n"], []),
         (DATED + HEADER + b"\0a\0\n\n" + DATED + b"\0\n", [HEADER + b"\0a\0\n", b"\0\n"], []),
         (DATED + HEADER + b">From a\n>>From b\n> From c\n>x\n", [HEADER + b"From a\n>From b\n> From c\n>x\n"], []),
         (

@@ -5,8 +5,8 @@ dialects differ in what tells a line of a message that begins with ``From `` fro
 
 * ``mboxo`` writes ``>From ``. Which of those lines were written so cannot be told, so they are kept as they are.
 * ``mboxrd`` writes one more ``>`` before ``From ``, ``>From ``, ``>>From `` and so on. That one is taken away.
-* ``mboxcl2`` changes nothing, and gives the length of the body as ``Content-Length``. It is believed where it fits: what
-  follows is a From line, or the end of the file.
+* ``mboxcl2`` changes nothing, and gives the length of the body as ``Content-Length``. It is believed where it fits:
+  what follows is a From line, or the end of the file.
 * ``auto`` takes each message by itself: as mboxcl2 if it has a length that fits, as mboxrd if not.
 
 A From line begins with ``From ``, has a date as asctime(3) writes it, perhaps with a zone, and stands behind an empty
@@ -115,8 +115,6 @@ class Mbox:
                 line = None
             else:
                 self._at += len(line) + 1
-                if not is_from_line(line):
-                    self._odd(offset, "the From line has no date")
                 line = line.removesuffix(b"\r")
             yield Part(offset, line, self._pieces(offset, self._buffer[self._at - 2 : self._at] == b"\r\n"))
 
