@@ -366,7 +366,7 @@ async def test_progress_is_told(tmp_path: Path) -> None:
 
 def test_reports_add_up() -> None:
     """Two reports make one, which says in words and as a table what it came to."""
-    both = ImportReport(1, 2, 3, 4) + ImportReport(10, 20, 30, 40)
-    assert both == ImportReport(11, 22, 33, 44)
-    assert str(both) == "11 imported (44 bytes), 22 already there, 33 failed"
+    both = ImportReport(1, 2, 3, 4, 5) + ImportReport(10, 20, 30, 40, 50)
+    assert both == ImportReport(11, 22, 33, 44, 55)
+    assert str(both) == "11 imported (55 bytes), 22 already there, 33 failed"
     assert "<td style='text-align:left'>22</td>" in both._repr_html_()

@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final, NoReturn
 
+from maildir_async.command import importing
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.content import NEWLINES
@@ -269,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     deliver.add_argument("--no-create", dest="create", action="store_false", help="fail if there is no maildir")
     deliver.add_argument("--size-limit", metavar="BYTES", type=int, help="refuse a larger message")
 
+    importing.add_parser(commands)
     commands.add_parser(SERVE, help="be an SMTP or LMTP daemon that delivers to maildirs: see serve --help")
 
     clean = commands.add_parser("clean", help="remove what killed deliveries have left in tmp/, and print its paths")

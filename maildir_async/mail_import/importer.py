@@ -159,6 +159,7 @@ class _Import:
             imported=self._imported,
             already_there=self._already_there,
             failed=problems.failed,
+            refused=problems.refused,
             size=self._size,
             problems=tuple(problems.first),
             problem_count=problems.count,
@@ -232,14 +233,16 @@ class _Import:
                 ident = idents[0]
         except UncertainAppendError as exc:
             self._is_uncertain = True
-            self._problems.lost(message.path, message.offset, str(exc))
+            self._problems.refused_by(exc, message.path, message.offset)
         except NotAMaildirError:
             raise
         except AppendError as exc:
             if isinstance(exc.__cause__, _AlreadyThereError):
                 self._already_there += 1
+            elif exc.stage == "receive" and isinstance(exc.__cause__, OSError):
+                self._problems.lost(message.path, message.offset, f"cannot be read on: {exc.__cause__.strerror}")
             else:
-                self._problems.lost(message.path, message.offset, str(exc))
+                self._problems.refused_by(exc, message.path, message.offset)
         else:
             self._published.append((ident, delivered.key))
             self._imported += 1

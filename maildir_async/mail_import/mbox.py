@@ -43,7 +43,7 @@ _FROM_LINE: Final = re.compile(
     re.DOTALL,
 )
 _HEADER: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
-_LENGTH: Final = re.compile(rb"^Content-Length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r?$", re.MULTILINE | re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\n(?i:Content-Length)[ \t]*:[ \t]*(\d{1,18})[ \t]*(?=\r?\n)")
 _QUOTED: Final = re.compile(rb"^>(?=>*From )", re.MULTILINE)
 _QUOTED_LATER: Final = re.compile(rb"(?<=\n)>(?=>*From )")
 _EMPTY_LINE: Final = re.compile(rb"\r?\n")
@@ -200,7 +200,7 @@ class Mbox:
                 return None
             self._more()
             look = self._at - 1
-        match = _LENGTH.search(self._buffer, self._at, end + 1)
+        match = _LENGTH.search(self._buffer, max(0, self._at - 1), end + len(gap))
         if match is None:
             if self._dialect == "mboxcl2":
                 self._odd(offset, "the message has no Content-Length: it ends at the next From line")

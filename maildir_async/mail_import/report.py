@@ -20,6 +20,7 @@ class ImportProblem:
         offset: bytes before it in that file, after decompression; None where it is about the whole.
         reason: what is odd, or why it could not be read.
         is_loss: whether mail was not imported because of it.
+        is_refused: whether that was the maildir's doing: another time it may go well.
 
     """
 
@@ -27,6 +28,7 @@ class ImportProblem:
     offset: int | None
     reason: str
     is_loss: bool = False
+    is_refused: bool = False
 
     def __str__(self) -> str:
         place = self.path if self.offset is None else f"{self.path}, byte {self.offset}"
@@ -41,6 +43,7 @@ class ImportReport:
         imported: messages stored by it; with *dry_run*, those that would be.
         already_there: messages that an earlier import has stored.
         failed: messages, files and directories that were not imported, or not wholly.
+        refused: how many of these the maildir refused. An import that is run again tries them again.
         size: bytes of the messages imported.
         problems: the first hundred of what could not be read, or was odd.
         problem_count: how many there were in all.
@@ -51,6 +54,7 @@ class ImportReport:
     imported: int = 0
     already_there: int = 0
     failed: int = 0
+    refused: int = 0
     size: int = 0
     problems: tuple[ImportProblem, ...] = field(default_factory=tuple)
     problem_count: int = 0
@@ -63,6 +67,7 @@ class ImportReport:
             self.imported + other.imported,
             self.already_there + other.already_there,
             self.failed + other.failed,
+            self.refused + other.refused,
             self.size + other.size,
             (self.problems + other.problems)[:KEPT],
             self.problem_count + other.problem_count,
@@ -94,6 +99,7 @@ class Problems:
         self.first: list[ImportProblem] = []
         self.count = 0
         self.failed = 0
+        self.refused = 0
 
     def odd(self, path: str, offset: int | None, reason: str) -> None:
         """Name what cost no mail."""
@@ -103,9 +109,14 @@ class Problems:
         """Name what was not imported."""
         self._add(ImportProblem(path, offset, reason, is_loss=True))
 
+    def refused_by(self, exc: Exception, path: str, offset: int | None) -> None:
+        """Name what the maildir did not take."""
+        self._add(ImportProblem(path, offset, str(exc), is_loss=True, is_refused=True))
+
     def _add(self, problem: ImportProblem) -> None:
         with self._lock:
             self.count += 1
             self.failed += problem.is_loss
+            self.refused += problem.is_refused
             if len(self.first) < KEPT:
                 self.first.append(problem)
