@@ -13,15 +13,20 @@ from maildir_async.errors import (
     QuotaExceededError,
     UncertainAppendError,
 )
+from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.quota import Quota
-from maildir_async.group_commit import GroupCommit
+from maildir_async.group_commit import CommitStatistics, GroupCommit
 from maildir_async.mail_import.importer import import_mail
 from maildir_async.mail_import.report import ImportProblem, ImportReport
+from maildir_async.mailbox.deliver import deliver
 from maildir_async.mailbox.duplicates import DuplicateFilter
-from maildir_async.mailbox.fan_out import Outcome, deliver
+from maildir_async.mailbox.fan_out import Outcome
+from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.lookout import WatchedMessage
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.statistics import MaildirStatistics
+from maildir_async.receive.messages import Message
 from maildir_async.receive.producers import Consumer, PullProducer, PushProducer, as_producer
 from maildir_async.receive.task import AppendTask
 
@@ -29,6 +34,7 @@ __all__ = [
     "AppendError",
     "AppendTask",
     "BusyError",
+    "CommitStatistics",
     "Consumer",
     "Delivered",
     "DuplicateFilter",
@@ -36,9 +42,13 @@ __all__ = [
     "GroupCommit",
     "ImportProblem",
     "ImportReport",
+    "Index",
     "Maildir",
     "MaildirError",
+    "MaildirStatistics",
+    "Message",
     "MessageTooLargeError",
+    "Newline",
     "NotAMaildirError",
     "Outcome",
     "PullProducer",

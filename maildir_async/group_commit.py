@@ -23,6 +23,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import syncfs_tells_errors
 from maildir_async.disk.streamfile import discard_all
 from maildir_async.disk.threads import Crew
+from maildir_async.format.html import fields_of, table
 from maildir_async.format.options import check_bool, check_count
 from maildir_async.helper.channel import Channel
 from maildir_async.helper.delegation import Delegation
@@ -62,6 +63,9 @@ class CommitStatistics:
     threads: int
     helper_pid: int | None = None
     sync_s: float = 0.0
+
+    def _repr_html_(self) -> str:
+        return table("Statistics of a GroupCommit", fields_of(self))
 
 
 class GroupCommit:

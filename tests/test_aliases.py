@@ -190,18 +190,26 @@ away@y.example     bob@w.example
     ("address", "targets"),
     [
         ("alice@x.example", ["/mail/x.example/alice"]),
-        ("alice+y@x.example", ["/mail/x.example/alice"]),
+        ("alice+y@x.example", ["/mail/x.example/alice alice+y@x.example (y)"]),
+        (
+            "info+y@x.example",
+            [
+                "/mail/x.example/alice alice@x.example (y)",
+                "/mail/y.example/bob Bob+info@y.example (info)",
+                "/archive/info info+y@x.example (y)",
+            ],
+        ),
         ("alice+x@x.example", ["/archive/x"]),
         ("bob@x.example", ["/mail/x.example/bob bob@x.example", "/archive/bob"]),
         (
             "info@x.example",
-            ["/mail/x.example/alice alice@x.example", "/mail/y.example/bob Bob+info@y.example", "/archive/info"],
+            ["/mail/x.example/alice alice@x.example", "/mail/y.example/bob Bob+info@y.example (info)", "/archive/info"],
         ),
         (
             "chain@x.example",
             [
                 "/mail/x.example/alice alice@x.example",
-                "/mail/y.example/bob Bob+info@y.example",
+                "/mail/y.example/bob Bob+info@y.example (info)",
                 "/archive/info info@x.example",
                 "/mail/x.example/bob bob@x.example",
                 "/archive/bob bob@x.example",
@@ -217,7 +225,13 @@ async def test_a_map_before_a_layout(tmp_path: Path, address: str, targets: list
     """An exact line wins, then the layout's user, then the line for the domain; an alias may keep its own user."""
     found = await partial(tmp_path, MAP)(address)
     listed = [found] if isinstance(found, str | os.PathLike) else found or []
-    assert [f"{target.path} {target.address}" if isinstance(target, Target) else target for target in listed] == targets
+    assert [shown(target) for target in listed] == targets
+
+
+def shown(target: str | os.PathLike[str]) -> str:
+    if not isinstance(target, Target):
+        return os.fspath(target)
+    return f"{target.path} {target.address}" + (f" ({target.detail})" if target.detail else "")
 
 
 async def test_an_alias_to_nobody_may_heal(tmp_path: Path) -> None:

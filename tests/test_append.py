@@ -149,7 +149,7 @@ async def test_awaiting_twice(maildir: Maildir) -> None:
     outcomes = await asyncio.gather(wait(), wait())
     assert outcomes[0] is outcomes[1] is task.future.result()
     assert await task is outcomes[0]
-    failing = AppendTask(maildir, ["text"])
+    failing = AppendTask(maildir, [cast(Any, "text")])
     for _ in range(2):
         with pytest.raises(TypeError):
             await failing

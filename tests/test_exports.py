@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import pytest
 
 import maildir_async
 from maildir_async import AppendTask, Delivered, Durability, GroupCommit, Maildir
-from maildir_async.format.options import AppendOptions, MessageOptions
+from maildir_async.format.options import MessageOptions
 
 PACKAGE: Final = Path(maildir_async.__file__).parent
 
@@ -32,7 +33,7 @@ FLOORS: Final[list[set[str]]] = [
     {"mailbox"},
     {"mail_import"},
     {"__init__"},
-    {"smtp", "testing"},
+    {"smtp", "testing", "notebook"},
     {"daemon"},
     {"command", "__main__"},
 ]
@@ -177,7 +178,8 @@ def test_the_package_exports_what_it_says() -> None:
         name for name, value in vars(maildir_async).items() if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert list(maildir_async.__all__) == sorted(public)
-    for name in public:
+    aliases = {"Message", "Newline"}  # of types; what they mean is said at `append`
+    for name in public - aliases:
         assert inspect.getdoc(getattr(maildir_async, name)), name
 
 
@@ -250,8 +252,12 @@ SIGNATURES: Final[list[tuple[Any, list[str], dict[str, Any]]]] = [
         },
     ),
     (Maildir.append, ["self", "message"], OPTIONS),
-    (Maildir.open_append, ["self"], {}),
-    (Maildir.append_many, ["self", "messages"], {"concurrency": 64, "on_progress": None, "return_exceptions": False}),
+    (Maildir.open_append, ["self"], OPTIONS),
+    (
+        Maildir.append_many,
+        ["self", "messages"],
+        OPTIONS | {"concurrency": 64, "on_progress": None, "return_exceptions": False, "atomic": False},
+    ),
     (Maildir.clean_tmp, ["self", "older_than"], {}),
     (Maildir.create, ["self"], {}),
     (Maildir.index, ["self"], {"folder": None}),
@@ -287,21 +293,25 @@ def test_the_public_signatures_are_those_designed(called: Any, positional: list[
     assert by_keyword | keywords == by_keyword
 
 
-def test_options_in_a_bundle_are_those_of_append() -> None:
-    """`open_append` takes every option of `append`, and `append_many` all but the progress of one message."""
-    options = {
-        found.name
-        for found in inspect.signature(Maildir.append).parameters.values()
-        if found.kind is found.KEYWORD_ONLY
-    }
-    for method, bundle, names in (
-        (Maildir.open_append, AppendOptions, options),
-        (Maildir.append_many, MessageOptions, options - {"on_progress"}),
-    ):
-        *_, last = inspect.signature(method).parameters.values()
-        assert last.kind is last.VAR_KEYWORD
-        assert bundle.__name__ in str(last.annotation)
-        assert set(bundle.__annotations__) == names
+def options_of(called: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the options of a call: the type and the default of each."""
+    parameters = inspect.signature(called).parameters.values()
+    return {each.name: (each.annotation, each.default) for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def test_all_that_deliver_take_the_same_options() -> None:
+    """Each option of `append` is one of the others, spelt out with its type and default, as an editor shows it."""
+    options = options_of(Maildir.append)
+    assert options_of(Maildir.open_append) == options_of(AppendTask) == options
+    del options["on_progress"]  # of one message
+    assert options_of(maildir_async.deliver) == options
+    assert set(MessageOptions.__annotations__) == set(options)
+    several = set(options_of(Maildir.append_many)) - set(options)
+    assert several == {"concurrency", "on_progress", "return_exceptions", "atomic"}
+    for overload in (Maildir.append_many, *typing.get_overloads(Maildir.append_many)):
+        shown = options_of(overload)
+        assert options.items() <= shown.items()
+        assert ... not in [default for _, default in shown.values()]
 
 
 def test_what_a_delivery_tells() -> None:

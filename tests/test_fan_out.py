@@ -6,11 +6,12 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import pytest
@@ -104,9 +105,9 @@ async def test_options(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="flags"):
         await deliver(MAIL, maildirs, flags="?")
     with pytest.raises(TypeError, match="str"):
-        await deliver("text", maildirs)
+        await deliver(cast(Any, "text"), maildirs)
     with pytest.raises(TypeError, match="int"):
-        await deliver([b"a", 1], maildirs)
+        await deliver([b"a", cast(Any, 1)], maildirs)
     assert all(len(contents(maildir.path)["cur"]) == 1 and not contents(maildir.path)["new"] for maildir in maildirs)
 
 
@@ -591,3 +592,13 @@ async def test_a_common_parent_is_synced_once(tmp_path: Path) -> None:
     synced = done.stdout.split()
     assert len([path for path in synced if path.endswith("/..")]) == 1
     assert len(synced) == 1 + 10 + 10 + 1  # the file; each new/; each maildir; what they have in common
+
+
+async def test_links_tell_how_long_they_waited(tmp_path: Path) -> None:
+    """Each outcome has the times of its own delivery, a link too, which became whole with its source."""
+    before = time.monotonic()
+    outcomes = await deliver(MAIL, [Maildir(tmp_path / name) for name in "abc"])
+    took = time.monotonic() - before
+    for outcome in outcomes:
+        assert outcome.delivered is not None
+        assert 0 <= outcome.delivered.queued_s + outcome.delivered.commit_s <= took

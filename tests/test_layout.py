@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from maildir_async import NotAMaildirError
-from maildir_async.smtp import Layout, UserFile
+from maildir_async.smtp import Layout, Target, UserFile
 
 
 def make_maildir(path: Path) -> None:
@@ -119,10 +119,28 @@ async def test_a_maildir_with_a_delimiter_in_its_name_wins(tmp_path: Path) -> No
         ("anna-", "anna"),
         ("owner-list", "owner-list"),
     ):
-        assert await layout(f"{local}@example.com") == f"{tmp_path}/{name}", local
+        found = await layout(f"{local}@example.com")
+        assert found is not None
+        assert os.fspath(found) == f"{tmp_path}/{name}", local
     for local in ("maria-anna", "-anna", "owner-anna", "anna.x"):
         assert await layout(f"{local}@example.com") is None, local
     assert await Layout(f"{tmp_path}/{{user}}", delimiters="")("anna+x@example.com") is None
+
+
+@pytest.mark.parametrize("kind", ["create", "users", "disk"])
+async def test_a_detail_is_told(tmp_path: Path, kind: str) -> None:
+    """As it is written, of a user who was found without it, and of no other."""
+    for name in ("alice", "alice+own"):
+        make_maildir(tmp_path / name)
+    (tmp_path / "users").write_text("alice@example.com\nalice+own@example.com\n")
+    users = UserFile(tmp_path / "users")
+    users.load()
+    layout = Layout(f"{tmp_path}/{{user}}", users=users if kind == "users" else None, create=kind == "create")
+    assert await layout("Alice+Lists@Example.com") == Target(f"{tmp_path}/alice", "Alice+Lists@Example.com", "Lists")
+    for address in ("alice@example.com", "alice+@example.com"):
+        assert await layout(address) == f"{tmp_path}/alice"
+    if kind != "create":  # where nobody knows who there is
+        assert await layout("alice+own@example.com") == f"{tmp_path}/alice+own"
 
 
 async def test_a_user_listed_with_a_delimiter_wins(tmp_path: Path) -> None:
@@ -132,7 +150,9 @@ async def test_a_user_listed_with_a_delimiter_wins(tmp_path: Path) -> None:
     users.load()
     layout = Layout("/mail/{user}", users=users, delimiters="-+")
     for local, name in (("O-Neil", "o-neil"), ("o-neil-x", "o"), ("o+neil", "o"), ("reply+" + "x" * 188, "reply")):
-        assert await layout(f"{local}@example.com") == f"/mail/{name}", local
+        found = await layout(f"{local}@example.com")
+        assert found is not None
+        assert os.fspath(found) == f"/mail/{name}", local
     assert await Layout("/mail/{user}", users=users)("o-neil-x@example.com") is None
     assert await Layout("/mail/{user}", users=users, delimiters="")("o+x@example.com") is None
 

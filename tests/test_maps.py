@@ -21,10 +21,14 @@ def loaded(tmp_path: Path, text: str, **options: Any) -> MapFile:
     return found
 
 
-def shown(found: Any) -> list[tuple[str, str]]:
-    """Return paths and the addresses that mail to them is for, "" for the recipient's own."""
-    targets = [found] if isinstance(found, str | os.PathLike) else (found or ())
-    return [(os.fspath(target), target.address if isinstance(target, Target) else "") for target in targets]
+def listed(found: Any) -> Sequence[str | os.PathLike[str]]:
+    return [found] if isinstance(found, str | os.PathLike) else (found or ())
+
+
+def shown(found: Any, own: str = "") -> list[tuple[str, str]]:
+    """Return paths and the addresses that mail to them is for, "" for the recipient's *own*."""
+    names = [target.address if isinstance(target, Target) else own for target in listed(found)]
+    return [(os.fspath(path), "" if name == own else name) for path, name in zip(listed(found), names, strict=True)]
 
 
 ALIASES: Final = """\
@@ -89,7 +93,31 @@ a/b@example.org        /mail/ab
 )
 def test_where_mail_goes(tmp_path: Path, address: str, targets: list[tuple[str, str]]) -> None:
     """The exact entry wins, then the one without the detail, then the whole domain's; each path of an alias once."""
-    assert shown(loaded(tmp_path, ALIASES)(address)) == targets
+    assert shown(loaded(tmp_path, ALIASES)(address), address) == targets
+
+
+@pytest.mark.parametrize(
+    ("address", "details"),
+    [
+        ("alice@example.org", [""]),
+        ("Alice+Lists@example.org", ["Lists"]),
+        ('"alice+a b"@example.org', ["a b"]),
+        ("alice+@example.org", [""]),
+        ("lists+x@example.org", [""]),
+        ("info+own@example.net", [""]),
+        ("nobody+x@example.net", [""]),
+        ("both@example.org", ["", "x"]),
+        ("both+y@example.org", ["y", "x"]),
+        ("all+y@example.org", ["y", "x", "y", "y"]),
+        ("two@example.org", ["a", "b", ""]),
+        ("two+y@example.org", ["a", "b", "y"]),
+    ],
+)
+def test_what_a_detail_goes_with(tmp_path: Path, address: str, details: list[str]) -> None:
+    """With who is found without it, as it is written, and through aliases where those have none of their own."""
+    more = "two@example.org alice+a@example.org, alice+b@example.org, alice@example.org\n"
+    found = listed(loaded(tmp_path, ALIASES + more)(address))
+    assert [target.detail if isinstance(target, Target) else "" for target in found] == details
 
 
 MISTAKES: Final = {
@@ -149,7 +177,7 @@ def test_delimiters_of_a_map(tmp_path: Path) -> None:
     resolve = loaded(tmp_path, text, delimiters="-")
     assert [resolve(f"{local}@x.example") for local in ("a-b", "a-c", "a", "a+c")] == [
         "/mail/ab",
-        "/mail/a",
+        Target("/mail/a", "a-c@x.example", "c"),
         "/mail/a",
         None,
     ]
@@ -162,7 +190,8 @@ def test_delimiters_of_a_map(tmp_path: Path) -> None:
 def test_postmaster_of_a_map(tmp_path: Path) -> None:
     """Without a domain he is the line of that name, or else the first of a domain; the line is for the domains too."""
     resolve = loaded(tmp_path, "a@x.example /mail/a\npostmaster@x.example /mail/x\npostmaster@y.example /mail/y\n")
-    assert resolve("PostMaster") == resolve("postmaster+x") == "/mail/x"
+    assert resolve("PostMaster") == "/mail/x"
+    assert resolve("postmaster+x") == Target("/mail/x", "postmaster+x", "x")
     resolve = loaded(tmp_path, "a@x.example /mail/a\npostmaster a@x.example\n")
     assert shown(resolve("postmaster")) == shown(resolve("Postmaster@x.example")) == [("/mail/a", "a@x.example")]
     assert resolve("postmaster@y.example") is None

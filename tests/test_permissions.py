@@ -337,7 +337,7 @@ def test_a_closed_directory_is_told_before_a_message_comes(ground: Path) -> None
 def test_a_closed_directory_makes_nobody_unknown(ground: Path) -> None:
     """A permission may heal: a layout that may not look raises, and does not say that there is no such user."""
 
-    async def look() -> str | None:
+    async def look() -> object:
         return await Layout(f"{ground}/{{user}}/Maildir")("alice@example.com")
 
     def job() -> str:

@@ -579,9 +579,9 @@ async def test_messages_of_the_wrong_type(tmp_path: Path) -> None:
         (text_file, "StringIO"),
     ):
         with pytest.raises(TypeError, match=rf"\b{name}\b"):
-            await maildir.append(message)
+            await maildir.append(cast(Any, message))
         with pytest.raises(TypeError, match=rf"\b{name}\b"):
-            as_producer(message, cast(Any, None))
+            as_producer(cast(Any, message), cast(Any, None))
     assert not (tmp_path / "box").exists()
 
 
@@ -590,13 +590,13 @@ async def test_a_file_in_text_mode(tmp_path: Path) -> None:
     (tmp_path / "message").write_text("text")
     maildir = Maildir(tmp_path / "box")
     with open(tmp_path / "message") as opened, pytest.raises(TypeError, match="TextIOWrapper"):
-        await maildir.append(opened)
+        await maildir.append(cast(Any, opened))
     async with aiofiles.open(tmp_path / "message") as handle:
         with pytest.raises(TypeError, match=r"\bstr\b"):
-            await maildir.append(handle)
+            await maildir.append(cast(Any, handle))
     async with await anyio.open_file(tmp_path / "message") as handle_:
         with pytest.raises(TypeError, match=r"\bstr\b"):
-            await maildir.append(handle_)
+            await maildir.append(cast(Any, handle_))
     assert not (tmp_path / "box").exists()
 
 

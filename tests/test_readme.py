@@ -86,11 +86,11 @@ def test_every_piece_of_code_runs(tmp_path: Path, replies: None) -> None:
     namespaces = asyncio.run(run())
 
     stored = [sorted(Path(tmp_path, str(number)).glob("**/???/*")) for number in range(len(namespaces))]
-    assert [len(paths) for paths in stored] == [1, 101, 3, 1, 1, 1, 0, 0, 1]
+    assert [len(paths) for paths in stored] == [1, 101, 3, 1, 1, 1, 1, 0, 0, 1]
     assert all(path.parent.name in ("new", "cur") for paths in stored for path in paths)
-    assert isinstance(namespaces[3]["delivered"], Delivered)
-    assert stored[4][0].read_bytes() == b"Subject: pulled\n\nbody\n"
-    assert namespaces[5]["reply"].startswith("250 ")
+    assert isinstance(namespaces[4]["delivered"], Delivered)
+    assert stored[5][0].read_bytes() == b"Subject: pulled\n\nbody\n"
+    assert namespaces[6]["reply"].startswith("250 ")
     assert SMTP_REPLIES[errno.EDQUOT].startswith("552 ")
 
 

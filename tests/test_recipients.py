@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from maildir_async.smtp import AddressMap, Layout, MapFile, UserFile
+from maildir_async.smtp import AddressMap, Layout, MapFile, Target, UserFile
 from support import reproducible
 
 HOSTILE: Final = (
@@ -73,7 +73,8 @@ def found(resolver: Layout, address: str) -> str | None:
 
 
 async def _found(resolver: Layout, address: str) -> str | None:
-    return await resolver(address)
+    path = await resolver(address)
+    return None if path is None else os.fspath(path)
 
 
 def assert_inside(path: str, template: str) -> None:
@@ -152,7 +153,7 @@ async def test_a_user_exists_if_the_maildir_does(tmp_path: Path) -> None:
     (tmp_path / "alice" / "new").mkdir(parents=True)
     (tmp_path / "bob").mkdir()
     layout = Layout(f"{tmp_path}/{{user}}")
-    assert await layout("Alice+x@example.com") == f"{tmp_path}/alice"
+    assert await layout("Alice+x@example.com") == Target(f"{tmp_path}/alice", "Alice+x@example.com", "x")
     assert await layout("bob@example.com") is None
     assert await layout("carol@example.com") is None
 
@@ -167,7 +168,7 @@ async def test_users_of_a_file(tmp_path: Path) -> None:
         await layout("alice@example.com")
     users.load()
     assert await layout("alice@example.com") == "/mail/example.com/alice"
-    assert await layout("alice+x@example.com") == "/mail/example.com/alice"
+    assert await layout("alice+x@example.com") == Target("/mail/example.com/alice", "alice+x@example.com", "x")
     assert await layout("bob+own@example.com") == "/mail/example.com/bob+own"
     assert await layout("bob@example.com") is None
     assert await layout("postmaster") is None  # the template wants a domain, and no postmaster here has one
@@ -178,7 +179,8 @@ async def test_users_of_a_file(tmp_path: Path) -> None:
     file.write_text("postmaster@b.example\n")
     users.load()
     assert await layout("POSTMASTER") == "/mail/b.example/postmaster"
-    assert await Layout("/mail/{user}", users=users)("postmaster+x") == "/mail/postmaster"
+    found = Target("/mail/postmaster", "postmaster+x", "x")
+    assert await Layout("/mail/{user}", users=users)("postmaster+x") == found
     file.write_text("postmaster\nbob@a.example\n")
     users.load()
     assert await layout("postmaster") is None  # nor has any domain one
@@ -206,10 +208,10 @@ def test_a_map_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="not been loaded"):
         resolve("bob@example.com")
     resolve.load()
-    assert resolve("alice+z@example.COM") == "/mail/a b/c"
+    assert resolve("alice+z@example.COM") == Target("/mail/a b/c", "alice+z@example.COM", "z")
     assert resolve("bob@example.com") == "/mail/bob"
     assert resolve("bob+x@example.com") == "/mail/x"
-    assert resolve("bob+y@example.com") == "/mail/bob"
+    assert resolve("bob+y@example.com") == Target("/mail/bob", "bob+y@example.com", "y")
     assert resolve("../bob@example.com") is None
     bads = (b"bob@example.com\n", b"bob@example.com mail/bob\n", b"bob /mail/bob\n", b"ALICE@example.com /mail/new\n")
     for bad in (*bads, b"b\xe9b@example.com /mail/bob\n", b"bob@example.com /mail/\0\n", b"a,b@example.com /mail/b"):
@@ -247,7 +249,8 @@ def test_a_map_in_memory(tmp_path: Path) -> None:
     paths: dict[str, str | os.PathLike[str]] = {"Bob@example.com": tmp_path, "bob+x@example.com": "/mail/x"}
     resolve = AddressMap(paths)
     paths.clear()
-    assert resolve('"bob"@EXAMPLE.com') == resolve("bob+y@example.com") == str(tmp_path)
+    assert resolve('"bob"@EXAMPLE.com') == str(tmp_path)
+    assert resolve("bob+y@example.com") == Target(str(tmp_path), "bob+y@example.com", "y")
     assert resolve("bob+x@example.com") == "/mail/x"
     assert resolve("carol@example.com") is None
     bad: Mapping[str, str]

@@ -279,12 +279,18 @@ async def test_it_polls_where_inotify_has_its_limit(root: Path, monkeypatch: pyt
         assert await found.keys(2) == ["1.a", "2.b"]
 
 
-def inotify_descriptors() -> int:
-    count = 0
+def descriptors_of(root: Path) -> tuple[int, int]:
+    """Return how many inotify instances there are, and how many files of a maildir are open.
+
+    Not how many descriptors there are in all: those that other tests have left to the garbage go meanwhile.
+    """
+    instances = files = 0
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            count += os.readlink(f"/proc/self/fd/{name}") == "anon_inode:inotify"
-    return count
+            what = os.readlink(f"/proc/self/fd/{name}")
+            instances += what == "anon_inode:inotify"
+            files += what.startswith(str(root))
+    return instances, files
 
 
 @pytest.mark.every_loop
@@ -292,11 +298,11 @@ def inotify_descriptors() -> int:
 async def test_nothing_is_left_when_it_ends(root: Path, how: str) -> None:
     """No descriptor, watch or reader, whether it is cancelled while it waits, closed between messages, or dropped."""
     gc.collect()
-    before, descriptors = inotify_descriptors(), len(os.listdir("/proc/self/fd"))
+    before = descriptors_of(root)
     put(root, "1.a")
     watch = Maildir(root).watch(existing=True, poll_s=NEVER_S)
     assert (await anext(watch)).key == "1.a"
-    assert inotify_descriptors() == before + 1
+    assert descriptors_of(root)[0] == before[0] + 1
     if how == "cancel":
         task = asyncio.ensure_future(anext(watch))
         await asyncio.sleep(0.01)
@@ -309,16 +315,15 @@ async def test_nothing_is_left_when_it_ends(root: Path, how: str) -> None:
         del watch
         gc.collect()
         deadline = time.monotonic() + PATIENCE_S
-        while len(os.listdir("/proc/self/fd")) > descriptors and time.monotonic() < deadline:
+        while descriptors_of(root) != before and time.monotonic() < deadline:
             await asyncio.sleep(0.001)
-    assert inotify_descriptors() == before
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors_of(root) == before
 
 
 @pytest.mark.parametrize("step", ["/new", "/cur"])
 async def test_a_cancellation_in_the_set_up_waits_for_its_thread(root: Path, step: str) -> None:
     """When the cancellation has reached the caller, no thread looks at the maildir, and no descriptor is left."""
-    before = inotify_descriptors()
+    before = descriptors_of(root)
     gate = Gate()
     disk = FaultDisk(Fault("listdir", path=step, gate=gate))
     task = asyncio.ensure_future(anext(Maildir(root, disk=disk).watch()))
@@ -329,12 +334,12 @@ async def test_a_cancellation_in_the_set_up_waits_for_its_thread(root: Path, ste
     gate.open()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert inotify_descriptors() == before
+    assert descriptors_of(root) == before
 
 
 def test_a_loop_that_ends_ends_it(root: Path) -> None:
     """asyncio.run closes what is open on its loop."""
-    before = inotify_descriptors()
+    before = descriptors_of(root)
     put(root, "1.a")
     held = list[object]()
 
@@ -344,7 +349,7 @@ def test_a_loop_that_ends_ends_it(root: Path) -> None:
         await anext(watch)
 
     asyncio.run(main())
-    assert inotify_descriptors() == before
+    assert descriptors_of(root) == before
 
 
 async def test_several_at_once_of_folders_too(root: Path) -> None:
@@ -476,8 +481,8 @@ async def test_a_forked_child_takes_nothing_from_its_parent(root: Path) -> None:
     """The child has no descriptor of it; the parent goes on."""
     async with watching(root, poll_s=NEVER_S) as found:
         await begun(found, root)
-        assert inotify_descriptors() >= 1
-        assert forked(inotify_descriptors) == [0]
+        assert descriptors_of(root)[0] >= 1
+        assert forked(lambda: descriptors_of(root)[0]) == [0]
         put(root, "1.a")
         assert await found.keys(1) == ["1.a"]
 

@@ -146,6 +146,8 @@ class Queue:
             for entry in batch:
                 entry.state = TAKEN
                 entry.taken_at = now
+                if entry.source is not None:  # a link, whole when that is
+                    entry.whole_at = entry.source.whole_at
         return batch
 
     # The leader.

@@ -11,6 +11,7 @@ from maildir_async.daemon.config import Config, ConfigError, Source, placed, rea
 from maildir_async.daemon.settings import ListenerSettings, Settings
 from maildir_async.daemon.sockets import parse_listening
 from maildir_async.format.delivered import Durability
+from maildir_async.format.options import DETAIL_FOLDERS
 
 __all__ = ["OPTIONS", "Option", "add_options", "settings_of"]
 
@@ -117,6 +118,14 @@ OPTIONS: Final = (
     Option("create", "with --layout alone: every address is a user, with a maildir or not yet", default=False),
     Option("domains", "take mail for these domains only", values.any_text, metavar="NAME,...", is_list=True),
     Option("recipient-delimiter", "between user and detail; '+' by default, '': none", values.any_text, "+", "CHARS"),
+    Option(
+        "detail-folder",
+        "folder that a detail names: existing, or create",
+        values.one_of(*DETAIL_FOLDERS),
+        None,
+        "HOW",
+    ),
+    Option("junk-header", "such as 'X-Spam-Flag: YES': what has it goes to Junk", values.junk_header, None, "FIELD"),
     Option("postmaster", "who gets mail to postmaster, if nobody else is it", values.any_text, metavar="ADDRESS"),
     Option("require-mount", "take mail only while a file system is mounted there", values.path, metavar="DIR"),
     Option("inherit-mode", "owner, group and mode of mail from the maildir's directory", default=False),

@@ -6,6 +6,7 @@ from typing import Final
 from maildir_async.daemon.sockets import Address, PassedAddress
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
+from maildir_async.format.options import DetailFolder
 
 __all__ = ["ListenerSettings", "Settings"]
 
@@ -51,6 +52,8 @@ class Settings:
         resolver: ``module:callable`` that finds the maildirs.
         domains: those whose addresses are taken; None for any.
         recipient_delimiter: characters between user and detail; "" for none.
+        detail_folder: which folders a detail names; None for none.
+        junk_header: the header field of what goes to ``Junk``, as `maildir_async.format.junk.JunkHeader` takes it.
         postmaster: the address that gets mail to postmaster, if nobody else is it.
         require_mount: a directory that has to be a mount point for mail to be taken.
         create: whether a user that no file lists exists also without a maildir.
@@ -99,6 +102,8 @@ class Settings:
     require_mount: str | None
     create: bool
     inherit_mode: bool
+    detail_folder: DetailFolder | None
+    junk_header: str | None
     quota: str | None
     quota_permanent: bool
     durability: Durability

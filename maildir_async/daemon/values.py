@@ -10,6 +10,7 @@ from typing import Any, Final
 from maildir_async.daemon.settings import UNIX
 from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse_address
 from maildir_async.format.delivered import Durability
+from maildir_async.format.junk import JunkHeader
 from maildir_async.format.quota import limits_of
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "durability",
     "hostname",
     "ident",
+    "junk_header",
     "metrics_address",
     "mode",
     "network",
@@ -53,6 +55,12 @@ def size(text: str, least: int = 0) -> int | None:
     if found is None or not (size := int(found[1]) * _UNITS[found[2]]) < 2**53 or 0 < size < least:
         raise ValueError(f"a number of bytes, such as 52428800 or 50M, is wanted, not {text!r}")
     return size or None
+
+
+def junk_header(text: str) -> str:
+    """A header field that marks junk, as it is written."""
+    JunkHeader(text)
+    return text
 
 
 def quota(text: str) -> str:

@@ -170,6 +170,8 @@ class _Worker:
             create=self._post.parts.recipients.may_create,
             require_mount=settings.require_mount,
             inherit_mode=settings.inherit_mode,
+            detail_folder=settings.detail_folder,
+            junk_header=settings.junk_header,
             quota=quota_of(settings.quota, is_permanent=settings.quota_permanent),
             on_receipt=self._receipt,
             on_cut_off=self._cut_off,

@@ -52,7 +52,8 @@ class Base:
 
 def base_of(directory: str | os.PathLike[str] | None, mount: str | os.PathLike[str] | None) -> Base:
     """Return the base that these paths are of, relative ones taken from where the process stands now."""
-    return Base(*(absolute(check_path(path)) if path is not None else "" for path in (directory, mount)))
+    given = (("create_below", directory), ("require_mount", mount))
+    return Base(*(absolute(check_path(path, name)) if path is not None else "" for name, path in given))
 
 
 def _away(path: str, reason: str, number: int | None) -> NotAMaildirError:

@@ -10,8 +10,9 @@ from typing import BinaryIO, Final, Protocol
 
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
+from maildir_async.format.given import given
 
-__all__ = ["OUT_OF_DESCRIPTORS", "UNLINKABLE", "UNSUPPORTED", "Disk", "write_all"]
+__all__ = ["OUT_OF_DESCRIPTORS", "UNLINKABLE", "UNSUPPORTED", "Disk", "check_disk", "write_all"]
 
 #: A file system's ways of saying "not here" rather than "it went wrong".
 UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -147,6 +148,13 @@ class Disk(Protocol):
         Raises PermissionError for a directory that this process may make no file in.
         """
         ...
+
+
+def check_disk(disk: Disk) -> Disk:
+    """Return *disk*; TypeError unless it is one, as far as a look can tell."""
+    if not callable(getattr(disk, "identity", None)):
+        raise TypeError(f"disk must be a Disk, not {given(disk)}")
+    return disk
 
 
 def write_all(disk: Disk, fd: int, data: bytes) -> None:

@@ -10,7 +10,7 @@ from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
 from maildir_async.errors import NotAMaildirError
 
-__all__ = ["arrival", "clean_tmp", "folders", "messages"]
+__all__ = ["arrival", "clean_tmp", "folders", "is_folder", "messages"]
 
 
 def messages(directories: Directories) -> list[str]:
@@ -77,11 +77,12 @@ def folders(directories: Directories) -> list[str]:
         for name in names
         if name.startswith(".")
         and not name.startswith("..")
-        and _is_folder(directories.disk, f"{directories.path}/{name}")
+        and is_folder(directories.disk, f"{directories.path}/{name}")
     ]
 
 
-def _is_folder(disk: Disk, path: str) -> bool:
+def is_folder(disk: Disk, path: str) -> bool:
+    """Whether the directory at *path* holds ``cur/``, which may be closed to this process."""
     try:
         disk.stat(f"{path}/cur/.")
     except (FileNotFoundError, NotADirectoryError):

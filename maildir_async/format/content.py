@@ -3,6 +3,8 @@
 import re
 from typing import Final, Literal
 
+from maildir_async.format.given import given
+
 __all__ = ["Content", "Newline", "check_newline", "check_prefix", "wire_size_of"]
 
 Newline = Literal["keep", "lf", "crlf"]
@@ -23,7 +25,7 @@ _FIELDS: Final = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r\n\0]*\r?\n(?:[ \t]+[^ \t\
 def check_newline(newline: Newline) -> Newline:
     """Return *newline*, as an exact str; ValueError unless it is one of the three policies."""
     if not isinstance(newline, str) or newline not in NEWLINES:
-        raise ValueError(f"newline must be one of {', '.join(NEWLINES)}, not {newline!r}")
+        raise ValueError(f"newline must be one of {', '.join(NEWLINES)}, not {given(newline)}")
     return NEWLINES[NEWLINES.index(newline)]
 
 
@@ -34,7 +36,7 @@ def check_prefix(prefix: bytes) -> bytes:
     here: whoever builds one from an envelope has to refuse addresses with CR or LF.
     """
     if not isinstance(prefix, (bytes, bytearray, memoryview)):
-        raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}")
+        raise TypeError(f"prefix must be bytes, not {type(prefix).__name__}: {given(prefix)}")
     try:
         prefix = bytes(memoryview(prefix))
     except ValueError as exc:  # a memoryview that has been released
@@ -53,7 +55,7 @@ def check_prefix(prefix: bytes) -> bytes:
         raise ValueError(f"prefix line {number} has a CR that no LF follows")
     if not line:
         raise ValueError(f"prefix line {number} is empty, which would end the header")
-    raise ValueError(f"prefix line {number} is not a header field: {line[:40]!r}")
+    raise ValueError(f"prefix line {number} is not a header field: {given(line[:40])}")
 
 
 class Content:

@@ -1,9 +1,10 @@
 """What a caller learns of a delivery: how durable it is asked to be, and what became of it."""
 
-import html
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from maildir_async.format.html import fields_of, table
 
 __all__ = ["Delivered", "DeliveredDraft", "Durability"]
 
@@ -98,22 +99,4 @@ class Delivered(DeliveredDraft):
 
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{field.name}</th>"
-            f"<td style='text-align:left'>{html.escape(_shown(getattr(self, field.name)))}</td></tr>"
-            for field in fields(self)
-            if getattr(self, field.name) not in (None, "", (), False)
-        )
-        return f"<table><caption>Delivered</caption>{rows}</table>"
-
-
-def _shown(value: object) -> str:
-    match value:
-        case float():
-            return f"{value * 1000:.2f} ms"
-        case Durability():
-            return value.name
-        case tuple():
-            return "; ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType] the only tuple is warnings
-        case _:
-            return str(value)
+        return table("Delivered", fields_of(self))

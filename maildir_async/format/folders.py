@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
+from maildir_async.format.given import given
+
 __all__ = ["FolderEncoding", "check_folder_encoding", "directory_of", "folder_of", "parts_of"]
 
 FolderEncoding = Literal["utf-7", "utf-8"]
@@ -32,7 +34,7 @@ _COURIERS: Final = re.compile(r"[./~:\\]")
 def check_folder_encoding(encoding: FolderEncoding) -> FolderEncoding:
     """Return *encoding*; ValueError unless it is one of the two."""
     if encoding not in ENCODINGS:
-        raise ValueError(f"folder_encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
+        raise ValueError(f"folder_encoding must be one of {', '.join(ENCODINGS)}, not {given(encoding)}")
     return encoding
 
 
@@ -49,20 +51,20 @@ def parts_of(folder: str | Sequence[str] | None) -> tuple[str, ...]:
     elif isinstance(folder, Iterable) and not isinstance(folder, (bytes, bytearray, memoryview)):
         parts = tuple(folder)
     else:
-        raise TypeError(f"folder must be a str, a sequence of them or None, not {folder!r}")
+        raise TypeError(f"folder must be a str, a sequence of them or None, not {given(folder)}")
     for part in parts:
         if not isinstance(part, str):
-            raise TypeError(f"folder must be made of str, not {part!r}")
+            raise TypeError(f"folder must be made of str, not {given(part)}")
         if not part:
-            raise ValueError(f"folder has an empty part: {folder!r}")
+            raise ValueError(f"folder has an empty part: {given(folder)}")
         if "/" in part:
-            raise ValueError(f"folder has a part with a slash: {part!r}")
+            raise ValueError(f"folder has a part with a slash: {given(part)}")
         if _UNPRINTABLE.search(part):
-            raise ValueError(f"folder has a part with a control character: {part!r}")
+            raise ValueError(f"folder has a part with a control character: {given(part)}")
         try:
             part.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"folder has a part with a lone surrogate: {part!r}") from None
+            raise ValueError(f"folder has a part with a lone surrogate: {given(part)}") from None
     if len(parts) == 1 and parts[0].upper() == "INBOX":
         return ()
     return tuple(map(str.__str__, parts))
@@ -73,7 +75,7 @@ def directory_of(parts: Sequence[str], encoding: FolderEncoding) -> str:
     encode = _to_utf_7 if encoding == "utf-7" else _to_courier
     name = "".join(f".{encode(part)}" for part in parts)
     if len(name.encode()) > LONGEST:
-        raise ValueError(f"folder has a name of more than {LONGEST} bytes: {'/'.join(parts)!r}")
+        raise ValueError(f"folder has a name of more than {LONGEST} bytes: {given('/'.join(parts))}")
     return name
 
 
@@ -96,7 +98,7 @@ def folder_of(directory: str, encoding: FolderEncoding) -> str | None:
 
 def _to_utf_7(part: str) -> str:
     if "." in part:
-        raise ValueError(f"folder has a part with a dot, which separates parts on the disk: {part!r}")
+        raise ValueError(f"folder has a part with a dot, which separates parts on the disk: {given(part)}")
     return _NOT_PLAIN.sub(_shifted, part)
 
 

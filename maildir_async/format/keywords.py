@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from maildir_async.format.given import given
+
 __all__ = ["MOST", "check_keywords", "format_keywords", "key", "parse_keywords"]
 
 #: Keywords that a folder can have: one for each of the letters ``a`` to ``z``.
@@ -26,19 +28,19 @@ def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
     keyword, for one of more than 50 characters, and for more than 26 keywords.
     """
     if isinstance(keywords, str | bytes):
-        raise TypeError(f"keywords must be a sequence of strings, such as [{keywords!r}], not one: {keywords!r}")
+        raise TypeError(f"keywords must be a sequence of strings, not one: {given(keywords)}")
     try:
-        given = tuple(keywords)
+        names = tuple(keywords)
     except TypeError:
-        raise TypeError(f"keywords must be a sequence of strings, not {type(keywords).__name__}") from None
+        raise TypeError(f"keywords must be a sequence of strings, not {given(keywords)}") from None
     found = dict[bytes, str]()
-    for keyword in given:
+    for keyword in names:
         if not isinstance(keyword, str):
-            raise TypeError(f"keywords must be strings, not {type(keyword).__name__}: {keyword!r}")
+            raise TypeError(f"keywords must be strings, not {type(keyword).__name__}: {given(keyword)}")
         if not _KEYWORD.fullmatch(keyword):
-            raise ValueError(f"keywords: {keyword!r} is no IMAP keyword")
+            raise ValueError(f"keywords: {given(keyword)} is no IMAP keyword")
         if len(keyword) > _LONGEST:
-            raise ValueError(f"keywords: {keyword!r} has more than {_LONGEST} characters")
+            raise ValueError(f"keywords: {given(keyword)} has more than {_LONGEST} characters")
         found.setdefault(key(keyword), str.__str__(keyword))
     if len(found) > MOST:
         raise ValueError(f"keywords: a folder has at most {MOST}, and these are {len(found)}")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from maildir_async.format.given import given
+
 __all__ = ["UniqueNames", "check_flags", "file_name", "key_of", "names_for", "number_of", "process_tag"]
 
 NAME_MAX: Final = 255  # bytes in one path component, on every usual Linux file system
@@ -135,10 +137,10 @@ def check_flags(flags: str) -> str:
     TypeError unless it is a str.
     """
     if not isinstance(flags, str):
-        raise TypeError(f"flags must be a str, not {flags!r}")
+        raise TypeError(f"flags must be a str, not {given(flags)}")
     if not flags:
         return ""
     for flag in flags:
         if flag not in FLAGS:
-            raise ValueError(f"flags: {flag!r} is not a Maildir flag; the flags are {FLAGS}")
+            raise ValueError(f"flags: {given(flag)} is not a Maildir flag; the flags are {FLAGS}")
     return "".join(sorted(set(flags)))

@@ -5,20 +5,21 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Durability
+from maildir_async.format.given import given
 
 __all__ = [
     "DEADLINE",
-    "AppendOptions",
     "MessageOptions",
     "check_age",
     "check_bool",
     "check_callback",
     "check_count",
     "check_deadline",
+    "check_detail_folder",
     "check_duplicate_key",
     "check_durability",
     "check_file_mode",
@@ -26,6 +27,7 @@ __all__ = [
     "check_keep",
     "check_path",
     "check_size_limit",
+    "check_wait",
     "nanoseconds",
 ]
 
@@ -33,6 +35,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 #: The Maildir page gives a delivery 24 hours: sweepers take what has been in tmp/ for 36.
 DEADLINE: Final = timedelta(hours=24)
+
+DetailFolder = Literal["existing", "create"]
+"""``existing``: the folder that a detail names, where there is one. ``create``: that folder, which is made."""
+
+DETAIL_FOLDERS: Final[tuple[DetailFolder, ...]] = ("existing", "create")
 
 
 class MessageOptions(TypedDict, total=False):
@@ -51,28 +58,22 @@ class MessageOptions(TypedDict, total=False):
     duplicate_key: bytes | str | bool | None
 
 
-class AppendOptions(MessageOptions, total=False):
-    """All options of `maildir_async.Maildir.append`, which explains them."""
-
-    on_progress: Callable[[int], object] | None
-
-
 # Each returns what it was given as an exact str, int or bool, so that nothing further down (marshal, for one, which
 # speaks to the helper process) meets a class derived from one; and each error names the argument and what it was.
 
 
-def check_path(path: "str | os.PathLike[str]") -> str:
+def check_path(path: "str | os.PathLike[str]", name: str = "path") -> str:
     """Return *path* as a str. TypeError for anything but a path of text, ValueError for what no file can be called."""
-    given: object = path.__fspath__() if isinstance(path, os.PathLike) else path
-    if not isinstance(given, str):
-        raise TypeError(f"path must be str or os.PathLike[str], not {type(given).__name__}")
-    found = str.__str__(given)
+    found: object = path.__fspath__() if isinstance(path, os.PathLike) else path
+    if not isinstance(found, str):
+        raise TypeError(f"{name} must be str or os.PathLike[str], not {type(found).__name__}: {given(found)}")
+    found = str.__str__(found)
     if not found or "\0" in found:
-        raise ValueError(f"path is not a path: {found!r}")
+        raise ValueError(f"{name} is not a path: {given(found)}")
     try:
         os.fsencode(found)
     except UnicodeEncodeError as exc:  # a lone surrogate that stands for no byte
-        raise ValueError(f"path cannot be encoded: {found!r}: {exc.reason}") from None
+        raise ValueError(f"{name} cannot be encoded: {given(found)}: {exc.reason}") from None
     return found
 
 
@@ -81,36 +82,36 @@ def check_hostname(hostname: str | None) -> str | None:
     if hostname is None:
         return None
     if not isinstance(hostname, str):
-        raise TypeError(f"hostname must be a str or None, not {hostname!r}")
+        raise TypeError(f"hostname must be a str or None, not {given(hostname)}")
     hostname = str.__str__(hostname)
     try:
         os.fsencode(hostname)
     except UnicodeEncodeError as exc:
-        raise ValueError(f"hostname cannot be encoded: {hostname!r}: {exc.reason}") from None
+        raise ValueError(f"hostname cannot be encoded: {given(hostname)}: {exc.reason}") from None
     return hostname
 
 
 def check_bool(name: str, value: bool) -> bool:
     """Return *value*; TypeError for anything but True and False: the word "no" must not mean yes."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r}")
+        raise TypeError(f"{name} must be True or False, not {given(value)}")
     return value
 
 
 def check_count(name: str, value: int, *, least: int) -> int:
     """Return *value*. TypeError unless it is an integer, ValueError if it is less than *least*."""
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name} must be an int, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {given(value)}")
     value = operator.index(value)
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
+        raise ValueError(f"{name} must be at least {least}, not {given(value)}")
     return value
 
 
 def check_callback(name: str, value: F | None) -> F | None:
     """Return *value*; TypeError unless it can be called, or is None."""
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable or None, not {value!r}")
+        raise TypeError(f"{name} must be callable or None, not {given(value)}")
     return value
 
 
@@ -125,7 +126,7 @@ def check_file_mode(file_mode: int) -> int:
 def check_age(older_than: timedelta) -> float:
     """Return *older_than* in seconds. TypeError unless it is a timedelta, ValueError if it is negative."""
     if not isinstance(older_than, timedelta):
-        raise TypeError(f"older_than must be a timedelta, not {older_than!r}")
+        raise TypeError(f"older_than must be a timedelta, not {given(older_than)}")
     if older_than < timedelta():
         raise ValueError(f"older_than must not be negative: {older_than}")
     return older_than.total_seconds()
@@ -134,10 +135,29 @@ def check_age(older_than: timedelta) -> float:
 def check_deadline(deadline: timedelta) -> timedelta:
     """Return *deadline*. TypeError unless it is a timedelta, ValueError unless it lies in the future."""
     if not isinstance(deadline, timedelta):
-        raise TypeError(f"deadline must be a timedelta, not {deadline!r}")
+        raise TypeError(f"deadline must be a timedelta, not {given(deadline)}")
     if deadline <= timedelta():
         raise ValueError(f"deadline must be positive, not {deadline}")
     return deadline
+
+
+def check_detail_folder(value: Any) -> DetailFolder | None:
+    """Return *value*; ValueError for what is neither None nor one of `DETAIL_FOLDERS`."""
+    for kind in DETAIL_FOLDERS:
+        if value == kind:
+            return kind
+    if value is not None:
+        raise ValueError(f"detail_folder must be one of {', '.join(DETAIL_FOLDERS)} or None, not {value!r}")
+    return None
+
+
+def check_wait(name: str, wait: timedelta) -> float:
+    """Return the seconds that the option *name* says. TypeError unless it is a timedelta, ValueError if negative."""
+    if not isinstance(wait, timedelta):
+        raise TypeError(f"{name} must be a timedelta, not {wait!r}")
+    if wait < timedelta():
+        raise ValueError(f"{name} must not be negative: {wait}")
+    return wait.total_seconds()
 
 
 def check_size_limit(size_limit: int | None) -> int | None:
@@ -148,7 +168,7 @@ def check_size_limit(size_limit: int | None) -> int | None:
 def check_durability(durability: Durability) -> Durability:
     """Return *durability*; TypeError for anything but a `Durability`: a misspelt one must not mean a weak one."""
     if not isinstance(durability, Durability):
-        raise TypeError(f"durability must be a Durability, not {durability!r}")
+        raise TypeError(f"durability must be a Durability, not {given(durability)}")
     return durability
 
 
@@ -163,11 +183,11 @@ def check_duplicate_key(duplicate_key: bytes | str | bool) -> bytes | None:
         try:
             key = duplicate_key.encode(errors="surrogateescape")
         except UnicodeEncodeError as exc:  # a lone surrogate that stands for no byte
-            raise ValueError(f"duplicate_key cannot be encoded: {duplicate_key!r}: {exc.reason}") from None
+            raise ValueError(f"duplicate_key cannot be encoded: {given(duplicate_key)}: {exc.reason}") from None
     elif isinstance(duplicate_key, bytes):
         key = bytes(duplicate_key)
     else:
-        raise TypeError(f"duplicate_key must be bytes, a str, True or None, not {duplicate_key!r}")
+        raise TypeError(f"duplicate_key must be bytes, a str, True or None, not {given(duplicate_key)}")
     if not key:
         raise ValueError("duplicate_key must not be empty: all messages would be one")
     return key
@@ -176,7 +196,7 @@ def check_duplicate_key(duplicate_key: bytes | str | bool) -> bytes | None:
 def check_keep(keep: timedelta) -> float:
     """Return *keep* in seconds. TypeError unless it is a timedelta, ValueError unless it is positive."""
     if not isinstance(keep, timedelta):
-        raise TypeError(f"keep must be a timedelta, not {keep!r}")
+        raise TypeError(f"keep must be a timedelta, not {given(keep)}")
     if keep <= timedelta():
         raise ValueError(f"keep must be positive, not {keep}")
     return keep.total_seconds()
@@ -192,9 +212,9 @@ def nanoseconds(received_at: datetime | float | None) -> int | None:
     try:
         micros = _microseconds(received_at)
     except (OverflowError, ValueError, OSError) as exc:  # NaN, infinity; what astimezone() does near both ends
-        raise ValueError(f"received_at is no time that can be told: {received_at!r}: {exc}") from None
+        raise ValueError(f"received_at is no time that can be told: {given(received_at)}: {exc}") from None
     if not _FIRST <= micros <= _LAST:
-        raise ValueError(f"received_at lies outside the years 1 to 9999: {received_at!r}")
+        raise ValueError(f"received_at lies outside the years 1 to 9999: {given(received_at)}")
     return micros * 1000
 
 
@@ -209,7 +229,7 @@ def _microseconds(received_at: datetime | float) -> int:
             seconds = float(received_at)
             # A float of today's seconds holds microseconds, not nanoseconds.
             return round(seconds * 1_000_000) if math.isfinite(seconds) else round(seconds)  # which raises
-    raise TypeError(f"received_at must be a datetime, a number of seconds or None, not {received_at!r}")
+    raise TypeError(f"received_at must be a datetime, a number of seconds or None, not {given(received_at)}")
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,9 +7,12 @@ numbers of bytes and of messages, whose sum is what the maildir holds (Courier's
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
+from maildir_async.format.given import given
 from maildir_async.format.options import check_callback, check_count
+
+T = TypeVar("T")
 
 __all__ = [
     "LARGEST",
@@ -122,24 +125,35 @@ class Quota:
                 0 if messages is None else check_count("messages", messages, least=1),
             )
         if isinstance(ignore, str):
-            raise TypeError(f"ignore must be an iterable of folders, not the str {ignore!r}")
-        self.ignore = tuple(ignore)
+            raise TypeError(f"ignore must be an iterable of folders, not the str {given(ignore)}")
+        self.ignore = _items("ignore", ignore, "folders")
         for folder in self.ignore:
             if not isinstance(folder, str):
-                raise TypeError(f"ignore must be folders' names, not {folder!r}")
+                raise TypeError(f"ignore must be folders' names, not {given(folder)}")
         if not isinstance(over, str):
-            raise TypeError(f"over must be a str, not {over!r}")
+            raise TypeError(f"over must be a str, not {given(over)}")
         if not _REPLY.fullmatch(over):
-            raise ValueError(f"over must be a reply such as {OVER!r}, not {over!r}")
+            raise ValueError(f"over must be a reply such as {OVER!r}, not {given(over)}")
         self.over = over
         self.on_warning = check_callback("on_warning", on_warning)
-        self.warn_at = tuple(sorted(warn_at))
-        if not all(0 < part <= 1 for part in self.warn_at):
-            raise ValueError(f"warn_at must be parts between 0 and 1, not {self.warn_at!r}")
+        parts = _items("warn_at", warn_at, "parts")
+        for part in parts:
+            if isinstance(part, bool) or not isinstance(part, int | float):
+                raise TypeError(f"warn_at must be numbers, not {given(part)}")
+            if not 0 < part <= 1:
+                raise ValueError(f"warn_at must be parts between 0 and 1, not {given(part)}")
+        self.warn_at = tuple(sorted(parts))
 
     def ignores(self, folder: str | None) -> bool:
         """Whether what is in *folder* does not count."""
         return folder is not None and any(folder == name or folder.startswith(f"{name}/") for name in self.ignore)
+
+
+def _items(name: str, values: Iterable[T], kind: str) -> tuple[T, ...]:
+    try:
+        return tuple(values)
+    except TypeError:
+        raise TypeError(f"{name} must be an iterable of {kind}, not {given(values)}") from None
 
 
 def limits_of(text: str) -> Limits | None:
@@ -153,9 +167,9 @@ def limits_of(text: str) -> Limits | None:
     for piece in text.upper().split(","):
         found = _WRITTEN.fullmatch(piece.strip())
         if found is None or not 0 < (number := int(found[1]) * _UNITS.get(found[2], 1)) < 2**53:
-            raise ValueError(f"a quota such as 2G,10000C is wanted, or file, not {text!r}")
+            raise ValueError(f"a quota such as 2G,10000C is wanted, or file, not {given(text)}")
         if limits[kind := "C" if found[2] == "C" else "S"]:
-            raise ValueError(f"a quota has one limit of each kind, not {text!r}")
+            raise ValueError(f"a quota has one limit of each kind, not {given(text)}")
         limits[kind] = number
     return Limits(limits["S"], limits["C"])
 

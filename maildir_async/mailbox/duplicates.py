@@ -17,15 +17,16 @@ from datetime import timedelta
 from typing import Final
 
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.disk.calls import Disk
+from maildir_async.disk.calls import Disk, check_disk
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.seen import Seen
 from maildir_async.format.delivered import Delivered
+from maildir_async.format.given import given
 from maildir_async.format.message_id import Head
 from maildir_async.format.options import check_keep, check_path
 from maildir_async.mailbox.claims import BUSY, Claim, Claims, Failed
-from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.messages import BytesLike
 
 __all__ = ["DuplicateFilter", "Gate"]
 
@@ -81,7 +82,9 @@ class DuplicateFilter:
         disk: Disk = _posix,
     ) -> None:
         self.path: Final = absolute(check_path(path))
-        self._claims = Claims(Seen(self.path, check_keep(keep), clock, disk))
+        if not callable(clock):
+            raise TypeError(f"clock must be callable, not {given(clock)}")
+        self._claims = Claims(Seen(self.path, check_keep(keep), clock, check_disk(disk)))
 
     def __repr__(self) -> str:
         return f"DuplicateFilter({self.path!r})"

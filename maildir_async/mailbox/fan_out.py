@@ -9,28 +9,27 @@ maildir is no other's concern.
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self, Unpack
+from typing import Final, Self, Unpack
 
 from maildir_async.commit.admission import Place
 from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.errors import AppendError, BusyError, MaildirError, busy_error
 from maildir_async.format.content import check_prefix
 from maildir_async.format.delivered import Delivered, Durability
+from maildir_async.format.html import failure, fields_of, table
 from maildir_async.format.options import MessageOptions
+from maildir_async.format.results import Results
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out_gates import key_for, pass_gates, tell_gates
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.shared_file import Part, SharedFile, find_same
-from maildir_async.receive.producers import read_all
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message, cost_of
+from maildir_async.receive.messages import BytesLike, check_chunk
 from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.task import AppendTask
-from maildir_async.receive.user_code import in_own_task
 
-__all__ = ["FanOut", "Outcome", "deliver"]
+__all__ = ["FanOut", "Outcome"]
 
 #: From strong to weak: a file that one maildir wants synced is synced, whatever the others ask.
 _STRONGEST: Final = (Durability.FULL, Durability.FILE, Durability.NONE)
@@ -51,49 +50,13 @@ class Outcome:
     delivered: Delivered | None
     error: MaildirError | None
 
-
-async def deliver(message: Any, maildirs: Iterable[Maildir], **options: Unpack[MessageOptions]) -> list[Outcome]:
-    """Deliver *message* to each of *maildirs*, and return one outcome for each, in their order.
-
-    On each file system it is written and synced once, and hard-linked into the other maildirs there: one file, with
-    the mode of the first of them. A thousand maildirs cost one write, a thousand links, and one batch of directory
-    syncs; among what a `GroupCommit` may have pending they are one delivery. Each outcome is as `Maildir.append` would
-    have it, independent of the others; if the source fails, all do.
-
-    A directory that is given twice, by whatever path, gets the message once: all that stand for it have one outcome. On
-    cancellation each has the message whole or not at all, and nothing acts for it any more when this raises.
-
-    Args:
-        message: any that `Maildir.append` takes. It is read once.
-        maildirs: where to.
-        options: those of `Maildir.append`, for all of them; a *size_limit* or *durability* not given is the smallest
-            or the strongest of theirs. With a *duplicate_key* each is asked for by its own filter, where it has one,
-            when the first 512 KiB have come; others with that key wait from then on.
-
-    Raises:
-        TypeError: *message*, or a chunk of it, is not bytes.
-        ValueError: an option is not valid.
-
-    """
-    check_message(message)
-    maildirs = list(maildirs)
-    if not maildirs:
-        return []
-    key = options.get("duplicate_key")
-    checked: MessageOptions = {**options, "duplicate_key": None}  # each has its own filter, or none
-    AppendTask(maildirs[0], **checked)  # raises what is wrong with the options
-    if key is not None:
-        key_for(maildirs, key)
-    async with FanOut(maildirs, **options) as fan_out:
-        try:
-            await fan_out.open(cost_of(message))
-        except BusyError:
-            return await fan_out.finish()
-        try:
-            await in_own_task(read_all(message, maildirs[0].commit.readers, fan_out.send))
-        except MaildirError as exc:
-            fan_out.fail(exc)
-        return await fan_out.finish()
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("maildir", self.maildir.path)]
+        if self.delivered is not None:
+            return table("Delivered", rows + fields_of(self.delivered))
+        if self.error is not None:
+            rows += [("error", failure(self.error)), ("smtp_reply", self.error.smtp_reply)]
+        return table("Not delivered", rows)
 
 
 class FanOut:
@@ -107,6 +70,7 @@ class FanOut:
         maildirs: where to.
         prefixes: what is stored before the message in each of them, instead of the option *prefix* for all. Those
             that differ in it share no file.
+        folders: where in each of them, instead of the option *folder* for all.
         options: as `deliver` has them. What is wrong with them is raised when the message begins to be stored.
 
     """
@@ -116,6 +80,7 @@ class FanOut:
         maildirs: Sequence[Maildir],
         *,
         prefixes: Sequence[bytes] | None = None,
+        folders: Sequence[str | None] | None = None,
         **options: Unpack[MessageOptions],
     ) -> None:
         prefix = check_prefix(options.pop("prefix", b""))
@@ -124,8 +89,8 @@ class FanOut:
         else:
             checked = {prefix: check_prefix(prefix) for prefix in set(prefixes)}
             prefixes = [checked[prefix] for prefix in prefixes]
-        folder = options.get("folder")
-        self._parts = [Part(maildir, prefix, folder) for maildir, prefix in zip(maildirs, prefixes, strict=True)]
+        where = [options.pop("folder", None)] * len(maildirs) if folders is None else folders
+        self._parts = [Part(*each) for each in zip(maildirs, prefixes, where, strict=True)]
         limits = [maildir.size_limit for maildir in maildirs if maildir.size_limit is not None]
         if options.get("size_limit") is None and limits:
             options["size_limit"] = min(limits)
@@ -213,6 +178,10 @@ class FanOut:
         if not any(group.needs_head for group in self._groups):
             self._head = None
 
+    def put_into(self, number: int, folder: str) -> None:
+        """Have the message go to that folder of the maildir of that *number*. Before it is sent."""
+        self._parts[number].put_into(folder)
+
     def fail(self, exc: MaildirError) -> None:
         """Refuse the message: *exc* is the outcome for every maildir. Too late after `finish`."""
         self._refusal = exc
@@ -250,7 +219,7 @@ class FanOut:
             error = self._refusal or told.error or _given_up(part)
             return Outcome(part.maildir, told.delivered, None if told.delivered else error)
 
-        return [outcome(part) for part in self._parts]
+        return Results(map(outcome, self._parts))
 
     async def _settle(self) -> None:
         await self._open_if_not_yet()

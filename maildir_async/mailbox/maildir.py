@@ -1,10 +1,9 @@
 """The mailbox: what most programs use."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, Self, Unpack, overload
+from typing import Final, Literal, Self, overload
 
 from maildir_async.commit.entry import Plan
 from maildir_async.disk.calls import Disk
@@ -12,37 +11,27 @@ from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.folders import FolderEncoding
+from maildir_async.format.given import given
+from maildir_async.format.html import fields_of, table
+from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import UniqueNames
-from maildir_async.format.options import (
-    DEADLINE,
-    AppendOptions,
-    MessageOptions,
-    check_bool,
-    check_callback,
-    check_deadline,
-    check_durability,
-    check_size_limit,
-)
+from maildir_async.format.options import DEADLINE, MessageOptions, check_bool, check_durability, check_size_limit
 from maildir_async.format.quota import Quota
+from maildir_async.format.results import Results
 from maildir_async.group_commit import GroupCommit
+from maildir_async.mailbox.appending import Appending
 from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.many import settle_many
 from maildir_async.mailbox.transaction import append_atomically
-from maildir_async.mailbox.upkeep import Upkeep
-from maildir_async.mailbox.whole import append_whole, refuse_large
-from maildir_async.receive.sources import check_message
-from maildir_async.receive.spool import CHUNK_SIZE
-from maildir_async.receive.submission import plan_of
+from maildir_async.receive.messages import Message
 from maildir_async.receive.task import AppendTask
-from maildir_async.receive.user_code import CallersContext
 
 __all__ = ["Maildir"]
 
-CONCURRENCY: Final = 64
 _posix: Final = PosixDisk()
 
 
-class Maildir(Upkeep):
+class Maildir(Appending):
     """A maildir to deliver to. Making this object touches nothing and needs no loop.
 
     One object may be used from any number of event loops and threads at once, and any number of objects may stand
@@ -104,14 +93,20 @@ class Maildir(Upkeep):
             disk=disk,
         )
         if duplicates is not None and not isinstance(duplicates, DuplicateFilter):
-            raise TypeError(f"duplicates must be a DuplicateFilter or None, not {duplicates!r}")
+            raise TypeError(f"duplicates must be a DuplicateFilter or None, not {given(duplicates)}")
         self.duplicates = duplicates
         self.durability = check_durability(durability)
         self.size_limit = check_size_limit(size_limit)
-        self._plan = Plan(durability)  # of a message of which nothing else is asked
+        self._plan = Plan(durability)
 
     def __repr__(self) -> str:
         return f"Maildir({self.path!r}, durability={self.durability})"
+
+    def _repr_html_(self) -> str:
+        """Return a table, for notebooks: what it is, and what this object has delivered. The disk is not looked at."""
+        rows: list[tuple[str, object]] = [("path", self.path), ("durability", self.durability)]
+        rows += [("size_limit", self.size_limit), ("duplicates", self.duplicates and self.duplicates.path)]
+        return table("Maildir", rows + fields_of(self.statistics()))
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,10 +114,15 @@ class Maildir(Upkeep):
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         await self.aclose()
 
-    async def append(
+    @overload
+    async def append_many(
         self,
-        message: Any,
+        messages: Iterable[Message] | AsyncIterable[Message],
         *,
+        concurrency: int = 64,
+        on_progress: Callable[[int, int | None, int], object] | None = None,
+        return_exceptions: Literal[False] = False,
+        atomic: bool = False,
         folder: str | Sequence[str] | None = None,
         flags: str = "",
         keywords: Iterable[str] = (),
@@ -132,134 +132,49 @@ class Maildir(Upkeep):
         strip_from_line: bool = False,
         durability: Durability | None = None,
         size_limit: int | None = None,
-        on_progress: Callable[[int], object] | None = None,
         deadline: timedelta = DEADLINE,
         duplicate_key: bytes | str | bool | None = None,
-    ) -> Delivered:
-        """Deliver *message*; return when it is whole in ``new/`` and as durable as asked for.
-
-        On error the maildir is as it was, except after `UncertainAppendError`: then the message is visible. On
-        cancellation it is as it was or the message is there, whole; nothing acts for it any more when this raises.
-
-        Args:
-            message: bytes-like; an `email.message.Message`; a binary file, which is read in a worker thread from
-                where it stands and is not closed; anything with an async ``read(n)``; an anyio byte stream; an
-                iterable or async iterable of bytes-like chunks. Never more than a few chunks of it are in memory.
-            folder: a Maildir++ folder to deliver to, made at first use where *create* allows it: parts with ``/``
-                between, or the parts themselves. The maildir itself if None, ``""`` or ``INBOX``.
-            flags: letters out of DFPRST. With any, it goes to ``cur/``, which mail readers take as seen before.
-            keywords: IMAP keywords such as ``$Forwarded``, kept by letters that the folder's ``dovecot-keywords`` gives
-                them. With any, it goes to ``cur/``.
-            received_at: what to set the file's mtime to (IMAP's INTERNALDATE); the time of delivery if None.
-            prefix: whole header lines to store before the message, each ended by LF or CRLF. Where the message begins
-                with space or tab an empty line goes between, or it would continue the last of them.
-            newline: ``keep`` the bytes as given; store ``lf`` or ``crlf`` line ends. Applies to *prefix* too.
-            strip_from_line: whether a leading mbox ``From `` line is dropped.
-            durability: another level than the maildir's.
-            size_limit: another limit than the maildir's: bytes as given, without *prefix*.
-            on_progress: called on the loop with the bytes stored so far, now and then, and when all are.
-            deadline: how long the message may take to be received.
-            duplicate_key: what is the same for messages of which only the first is to be stored, by the maildir's
-                `DuplicateFilter`: bytes or text, or True for the Message-ID (without one, or with one that does not end
-                in the first 64 KiB, the message is stored). It is looked up when the message is whole.
-
-        Raises:
-            TypeError: *message*, or a chunk of it, is not bytes.
-            ValueError: an option is not valid.
-            NotAMaildirError: there is no maildir, and none may be made.
-            MessageTooLargeError: it passes the limit. If the size is known, nothing has been written.
-            BusyError: too much is pending, and the `GroupCommit` was built not to wait.
-            UncertainAppendError: it is visible, but a power cut may still lose it.
-            AppendError: anything else that went wrong, in the source (stage ``receive``) or on the disk.
-
-        """
-        if type(message) is bytes and (size := len(message)) <= CHUNK_SIZE and duplicate_key is None:
-            commit, plan = self._commit or self.commit, self._plan
-            mailbox = self.mailbox if folder is None else self.mailbox_of(folder)
-            is_plain = flags == "" and keywords == () and prefix == b"" and newline == "keep" and deadline is DEADLINE
-            if not (is_plain and received_at is None and durability is None and strip_from_line is False):
-                check_deadline(deadline)
-                plan = plan_of(
-                    self.durability if durability is None else durability,
-                    flags=flags,
-                    received_at=received_at,
-                    prefix=prefix,
-                    newline=newline,
-                    keywords=keywords,
-                    strip_from_line=strip_from_line,
-                )
-            limit = self.size_limit if size_limit is None else check_size_limit(size_limit)
-            if limit is not None:
-                refuse_large(mailbox, size, limit)
-            if on_progress is None:
-                return await append_whole(mailbox, commit, plan, message, size)
-            check_callback("on_progress", on_progress)
-            delivered = await append_whole(mailbox, commit, plan, message, size)
-            CallersContext().show(asyncio.get_running_loop(), on_progress, delivered.size)
-            return delivered
-        if message is None:  # which an AppendTask takes, to be fed by hand
-            check_message(message)
-        return await AppendTask(
-            self,
-            message,
-            folder=folder,
-            flags=flags,
-            keywords=keywords,
-            received_at=received_at,
-            prefix=prefix,
-            newline=newline,
-            strip_from_line=strip_from_line,
-            durability=durability,
-            size_limit=size_limit,
-            on_progress=on_progress,
-            deadline=deadline,
-            duplicate_key=duplicate_key,
-        )
-
-    def open_append(self, **options: Unpack[AppendOptions]) -> AppendTask:
-        """Return an `AppendTask` to feed by hand, as an async context manager.
-
-        ::
-
-            async with maildir.open_append() as task:
-                await task.send(chunk)
-            print(task.future.result())
-
-        Leaving the block commits, and raises as `append` does; an exception in the block aborts. Options as `append`.
-        """
-        return AppendTask(self, **options)
-
-    @overload
-    async def append_many(
-        self,
-        messages: Iterable[Any] | AsyncIterable[Any],
-        *,
-        concurrency: int = ...,
-        on_progress: Callable[[int, int | None, int], object] | None = ...,
-        return_exceptions: Literal[False] = ...,
-        atomic: bool = ...,
-        **options: Unpack[MessageOptions],
     ) -> list[Delivered]: ...
     @overload
     async def append_many(
         self,
-        messages: Iterable[Any] | AsyncIterable[Any],
+        messages: Iterable[Message] | AsyncIterable[Message],
         *,
-        concurrency: int = ...,
-        on_progress: Callable[[int, int | None, int], object] | None = ...,
+        concurrency: int = 64,
+        on_progress: Callable[[int, int | None, int], object] | None = None,
         return_exceptions: Literal[True],
-        atomic: Literal[False] = ...,
-        **options: Unpack[MessageOptions],
+        atomic: Literal[False] = False,
+        folder: str | Sequence[str] | None = None,
+        flags: str = "",
+        keywords: Iterable[str] = (),
+        received_at: datetime | float | None = None,
+        prefix: bytes = b"",
+        newline: Newline = "keep",
+        strip_from_line: bool = False,
+        durability: Durability | None = None,
+        size_limit: int | None = None,
+        deadline: timedelta = DEADLINE,
+        duplicate_key: bytes | str | bool | None = None,
     ) -> list[Delivered | Exception]: ...
-    async def append_many(
+    async def append_many(  # noqa: D417 the options are explained at append
         self,
-        messages: Iterable[Any] | AsyncIterable[Any],
+        messages: Iterable[Message] | AsyncIterable[Message],
         *,
-        concurrency: int = CONCURRENCY,
+        concurrency: int = 64,
         on_progress: Callable[[int, int | None, int], object] | None = None,
         return_exceptions: bool = False,
         atomic: bool = False,
-        **options: Unpack[MessageOptions],
+        folder: str | Sequence[str] | None = None,
+        flags: str = "",
+        keywords: Iterable[str] = (),
+        received_at: datetime | float | None = None,
+        prefix: bytes = b"",
+        newline: Newline = "keep",
+        strip_from_line: bool = False,
+        durability: Durability | None = None,
+        size_limit: int | None = None,
+        deadline: timedelta = DEADLINE,
+        duplicate_key: bytes | str | bool | None = None,
     ) -> "list[Delivered] | list[Delivered | Exception]":
         """Deliver *messages*, several at a time, and return what became of them in the order given.
 
@@ -271,23 +186,40 @@ class Maildir(Upkeep):
         Args:
             messages: any that `append` takes, in an iterable or async iterable, which is read as needed.
             concurrency: how many are in flight at once. More of them share each sync.
-            on_progress: called on the loop with messages settled, messages in all (None if not known) and bytes stored.
+            on_progress: called on the loop with messages settled, messages in all (None until the last has been taken)
+                and bytes stored. `maildir_async.notebook.Progress` shows them.
             return_exceptions: see above.
             atomic: deliver all or none: none is published before all are written and synced. What goes wrong before, or
                 a cancellation, leaves none, and is raised; *on_progress* is told of messages written. Publishing is
                 waited for once it has begun. A failure of that is raised when what was published has been removed
                 again, with a note for each message that could not be: a reader may have moved it. A crash in the midst
                 of it leaves some of the messages, each whole. This process does it all, whatever helper there is.
-            options: those of `append`, for every message.
+            folder: this and the further ones are the options of `append`, for every message.
 
         """
+        options = MessageOptions(
+            folder=folder,
+            flags=flags,
+            keywords=check_keywords(keywords),
+            received_at=received_at,
+            prefix=prefix,
+            newline=newline,
+            strip_from_line=strip_from_line,
+            durability=durability,
+            size_limit=size_limit,
+            deadline=deadline,
+            duplicate_key=duplicate_key,
+        )
         check_bool("return_exceptions", return_exceptions)
         if check_bool("atomic", atomic):
             if return_exceptions:
                 raise ValueError("atomic excludes return_exceptions: there is one outcome for all")
-            if options.get("duplicate_key") is not None:
+            if duplicate_key is not None:
                 raise ValueError("atomic excludes duplicate_key: a message that is not stored is not one of all")
-            return await append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
+        AppendTask(self, **options)  # raises what is wrong with them, also where there are no messages
+        if atomic:
+            delivered = append_atomically(self, messages, options, concurrency=concurrency, on_progress=on_progress)
+            return Results(await delivered)
         settled = await settle_many(
             lambda message: self.append(message, **options), messages, concurrency=concurrency, on_progress=on_progress
         )
@@ -295,4 +227,4 @@ class Maildir(Upkeep):
             for outcome in settled:
                 if isinstance(outcome, Exception):
                     raise outcome
-        return settled
+        return Results(settled)

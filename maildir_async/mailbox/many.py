@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
+from maildir_async.format.given import given
 from maildir_async.format.options import check_callback, check_count
+from maildir_async.receive.messages import Message
 from maildir_async.receive.user_code import failure_of, is_foreign
 
 __all__ = ["settle_many"]
@@ -26,8 +28,8 @@ S = TypeVar("S", bound=Sized)
 
 
 async def settle_many(
-    append: Callable[[Any], Awaitable[S]],
-    messages: Iterable[Any] | AsyncIterable[Any],
+    append: Callable[[Message], Awaitable[S]],
+    messages: Iterable[Message] | AsyncIterable[Message],
     *,
     concurrency: int,
     on_progress: Callable[[int, int | None, int], object] | None,
@@ -39,21 +41,33 @@ async def settle_many(
     """
     concurrency = check_count("concurrency", concurrency, least=1)
     check_callback("on_progress", on_progress)
-    if isinstance(messages, (str, bytes, bytearray, memoryview)):
-        raise TypeError(f"messages must be an iterable of messages, not {type(messages).__name__}")
+    is_iterable = isinstance(messages, Iterable | AsyncIterable) or hasattr(type(messages), "__getitem__")
+    if isinstance(messages, str | bytes | bytearray | memoryview) or not is_iterable:
+        kind = type(messages).__name__
+        raise TypeError(f"messages must be an iterable of messages, not {kind}: {given(messages)}")
     total = len(messages) if isinstance(messages, Sequence) else None
     outcomes: dict[int, S | Exception] = {}
     taking = asyncio.Lock()
-    stored = 0
+    stored = taken = 0
+    told: int | None = total  # how many there are, as *on_progress* knows it
 
-    async def append_on(numbered: AsyncGenerator[tuple[int, Any], None]) -> None:
-        nonlocal stored
+    def tell() -> None:
+        nonlocal told
+        if on_progress is not None:
+            told = total
+            with _no_cancellation():
+                on_progress(len(outcomes), total, stored)
+
+    async def append_on(numbered: AsyncGenerator[tuple[int, Message], None]) -> None:
+        nonlocal stored, taken, total
         while True:
             async with taking:
                 try:
                     number, message = await anext(numbered)
                 except StopAsyncIteration:
+                    total = taken
                     return
+                taken = number + 1
             try:
                 outcomes[number] = delivered = await append(message)
                 stored += delivered.size
@@ -63,9 +77,7 @@ async def settle_many(
                 if not is_foreign(exc):
                     raise
                 outcomes[number] = failure_of(exc)
-            if on_progress is not None:
-                with _no_cancellation():
-                    on_progress(len(outcomes), total, stored)
+            tell()
 
     async with aclosing(_numbered(messages)) as numbered:
         try:
@@ -75,10 +87,14 @@ async def settle_many(
         except BaseExceptionGroup as exc:
             failure = exc.exceptions[0]
             raise failure from failure.__cause__  # what a plain loop over them would have raised
+    if told is None:  # the end of *messages* was found after all of them had been settled
+        tell()
     return [outcomes[number] for number in sorted(outcomes)]
 
 
-async def _numbered(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[tuple[int, Any], None]:
+async def _numbered(
+    messages: Iterable[Message] | AsyncIterable[Message],
+) -> AsyncGenerator[tuple[int, Message], None]:
     number = 0
     if isinstance(messages, AsyncIterable):
         with _no_cancellation():

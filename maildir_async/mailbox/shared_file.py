@@ -31,7 +31,8 @@ class Part:
 
     Attributes:
         maildir: which.
-        mailbox: which of its folders, or itself.
+        folder: which of its folders, or itself.
+        mailbox: that, as group commit knows it.
         prefix: what is stored before the message.
         same_as: another that stands for the same directory and gets the message; the outcome is that one's.
         gate: what it has passed, and has to be told of its outcome, if it has been looked for duplicates.
@@ -39,16 +40,21 @@ class Part:
 
     """
 
-    __slots__ = ("delivered", "error", "gate", "mailbox", "maildir", "prefix", "same_as")
+    __slots__ = ("delivered", "error", "folder", "gate", "mailbox", "maildir", "prefix", "same_as")
 
     def __init__(self, maildir: Maildir, prefix: bytes, folder: str | Sequence[str] | None) -> None:
         self.maildir = maildir
-        self.mailbox = maildir.mailbox_of(folder)
+        self.put_into(folder)
         self.prefix = prefix
         self.same_as: Part | None = None
         self.gate: Gate | None = None
         self.delivered: Delivered | None = None
         self.error: MaildirError | None = None
+
+    def put_into(self, folder: str | Sequence[str] | None) -> None:
+        """Have the message go to that folder. ValueError or TypeError for what is no name."""
+        self.mailbox = self.maildir.mailbox_of(folder)
+        self.folder = folder
 
 
 def find_same(parts: Sequence[Part], commits: Container[GroupCommit]) -> list[object]:
@@ -230,6 +236,7 @@ class SharedFile:
             options |= {"prefix": b"", "newline": "keep", "strip_from_line": False, "size_limit": None}
         while self._parts and not self._is_given_up:
             first, *others = self._parts
+            options["folder"] = first.folder
             self._task = AppendTask(first.maildir, message, **options)
             place = self._place.share()
             self._task.take_place(place)

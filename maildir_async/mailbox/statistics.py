@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maildir_async.commit.mailbox import Mailbox
+from maildir_async.format.html import fields_of, table
 
 __all__ = ["MaildirStatistics", "statistics_of"]
 
@@ -26,6 +27,9 @@ class MaildirStatistics:
     uncertain: int
     failed: int
     bytes_stored: int
+
+    def _repr_html_(self) -> str:
+        return table("Statistics of a Maildir", fields_of(self))
 
 
 def statistics_of(mailboxes: Sequence[Mailbox]) -> MaildirStatistics:

@@ -14,7 +14,6 @@ import errno
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from maildir_async.commit.allowance import Asking
 from maildir_async.commit.batch import PUBLISH, let_go
@@ -27,7 +26,7 @@ from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.many import settle_many
-from maildir_async.receive.sources import check_message
+from maildir_async.receive.messages import Message, check_message
 from maildir_async.receive.submission import Maildir
 from maildir_async.receive.task import AppendTask
 from maildir_async.receive.user_code import failure_of, is_foreign
@@ -45,7 +44,7 @@ class _Failed(BaseException):
 
 async def append_atomically(
     maildir: Maildir,
-    messages: Iterable[Any] | AsyncIterable[Any],
+    messages: Iterable[Message] | AsyncIterable[Message],
     options: MessageOptions,
     *,
     concurrency: int,
@@ -54,7 +53,7 @@ async def append_atomically(
     """Deliver *messages*, all or none. See `maildir_async.Maildir.append_many`."""
     ledger = Ledger(maildir, maildir.mailbox_of(options.get("folder")))
 
-    async def append(message: Any) -> Entry:
+    async def append(message: Message) -> Entry:
         try:
             return await _hold(ledger, message, options)
         except Exception as exc:
@@ -77,7 +76,7 @@ async def append_atomically(
     return [entry.delivered for entry in entries if entry.delivered is not None]
 
 
-async def _hold(ledger: "Ledger", message: Any, options: MessageOptions) -> Entry:
+async def _hold(ledger: "Ledger", message: Message, options: MessageOptions) -> Entry:
     """Have *message* written and synced, and return what is to be published."""
     check_message(message)
     task = AppendTask(ledger.maildir, message, **options)

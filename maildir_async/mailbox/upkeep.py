@@ -12,7 +12,7 @@ from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.waiting import run_in_thread, until_done
 from maildir_async.disk.base import base_of
-from maildir_async.disk.calls import Disk
+from maildir_async.disk.calls import Disk, check_disk
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.listing import clean_tmp, messages
 from maildir_async.disk.paths import absolute
@@ -22,6 +22,7 @@ from maildir_async.disk.streamfile import streams_in_use
 from maildir_async.disk.subscriptions import subscribe_to
 from maildir_async.errors import NotAMaildirError, append_error, busy_error
 from maildir_async.format.folders import FolderEncoding, check_folder_encoding
+from maildir_async.format.given import given
 from maildir_async.format.names import UniqueNames, names_for
 from maildir_async.format.options import (
     check_age,
@@ -71,11 +72,10 @@ class Upkeep:
         disk: Disk,
     ) -> None:
         if commit is not None and not isinstance(commit, GroupCommit):
-            raise TypeError(f"commit must be a GroupCommit or None, not {commit!r}")
-        if not callable(getattr(disk, "identity", None)):
-            raise TypeError(f"disk must be a Disk, not {disk!r}")
+            raise TypeError(f"commit must be a GroupCommit or None, not {given(commit)}")
+        check_disk(disk)
         if quota is not None and not isinstance(quota, Quota):
-            raise TypeError(f"quota must be a Quota or None, not {quota!r}")
+            raise TypeError(f"quota must be a Quota or None, not {given(quota)}")
         base = base_of(create_below, require_mount)
         may_make, inherits = check_bool("create", create), check_bool("inherit_mode", inherit_mode)
         where = absolute(check_path(path))
@@ -243,7 +243,7 @@ def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
     if names is None:
         return names_for(hostname)
     if not callable(getattr(names, "next", None)):
-        raise TypeError(f"names must be UniqueNames or None, not {names!r}")
+        raise TypeError(f"names must be UniqueNames or None, not {given(names)}")
     if hostname is not None:
         raise ValueError("names brings its own hostname")
     return names

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from maildir_async.disk.directories import Directories
+from maildir_async.format.given import given
 from maildir_async.format.options import check_bool
 from maildir_async.mailbox.lookout import Lookout, WatchedMessage
 
@@ -23,9 +24,9 @@ class InThread(Protocol):
 def check_poll(poll_s: Any) -> float:
     """Return *poll_s* as seconds; TypeError or ValueError for what is none."""
     if isinstance(poll_s, bool) or not isinstance(poll_s, int | float):
-        raise TypeError(f"poll_s must be a number of seconds, not {poll_s!r}")
+        raise TypeError(f"poll_s must be a number of seconds, not {given(poll_s)}")
     if not 0 < poll_s < math.inf:
-        raise ValueError(f"poll_s must be more than 0, not {poll_s!r}")
+        raise ValueError(f"poll_s must be more than 0, not {given(poll_s)}")
     return float(poll_s)
 
 

@@ -21,9 +21,10 @@ from maildir_async.format.delivered import Delivered
 from maildir_async.format.states import Event, State, event_of_abort, next_state
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.ending import Ending
+from maildir_async.receive.messages import BytesLike
 from maildir_async.receive.producers import Consumer, as_producer
 from maildir_async.receive.reception import Reception
-from maildir_async.receive.sources import BytesLike, cost_of
+from maildir_async.receive.sources import cost_of
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.submission import Maildir, Submission
 from maildir_async.receive.user_code import CallersContext, failure_of, fit_for_future, goes_on

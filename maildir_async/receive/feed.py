@@ -10,12 +10,22 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
+from maildir_async.format.given import given
+from maildir_async.format.options import check_bool
 from maildir_async.receive.user_code import CallersContext, answer_of, failure_of, goes_on, raised_by
 
-__all__ = ["Feed", "Receiver"]
+__all__ = ["Feed", "Receiver", "check_producer"]
 
 #: Seconds between two questions to a pull producer that had nothing: at first, and at most.
 NOTHING_YET_S: Final = (0.001, 0.05)
+
+
+def check_producer(producer: object, streaming: bool) -> None:
+    """Raise TypeError unless *producer* has the methods of one that pushes, if *streaming*, or of one that is asked."""
+    check_bool("streaming", streaming)
+    for method in ("resume_producing", "stop_producing", "pause_producing")[: 2 + streaming]:
+        if not callable(getattr(producer, method, None)):
+            raise TypeError(f"producer must have a method {method}, and {given(producer)} has none")
 
 
 class Receiver(Protocol):
@@ -69,7 +79,7 @@ class Feed:
     def register(self, producer: Any, streaming: bool) -> None:
         """Take *producer*, and ask it for its first chunk or slow it down. RuntimeError if there is one."""
         if self.producer is not None:
-            raise RuntimeError(f"{self.producer!r} is registered already")
+            raise RuntimeError(f"{given(self.producer)} is registered already")
         self.producer, self._streaming = producer, streaming
         if streaming:
             self.brake()

@@ -15,7 +15,7 @@ from maildir_async.format.options import check_duplicate_key
 from maildir_async.format.states import Event
 from maildir_async.receive.delivery import Delivery
 from maildir_async.receive.gate import Gate
-from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.messages import BytesLike
 from maildir_async.receive.submission import Maildir
 from maildir_async.receive.user_code import failure_of
 

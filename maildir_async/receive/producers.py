@@ -17,8 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.threads import Crew
+from maildir_async.format.given import given
+from maildir_async.format.options import check_bool
 from maildir_async.group_commit import default_commit
-from maildir_async.receive.sources import END, BytesLike, Source, is_nothing, source_of
+from maildir_async.receive.messages import BytesLike, Message, is_nothing
+from maildir_async.receive.sources import END, Source, source_of
 from maildir_async.receive.user_code import answer_of, failure_of, goes_on, raised_by
 
 __all__ = ["Consumer", "PullProducer", "PushProducer", "as_producer", "read_all"]
@@ -66,7 +69,7 @@ class PushProducer(PullProducer, Protocol):
         ...
 
 
-def as_producer(message: Any, consumer: Consumer, *, streaming: bool = False) -> "PullAdapter | PushAdapter":
+def as_producer(message: Message, consumer: Consumer, *, streaming: bool = False) -> "PullAdapter | PushAdapter":
     """Return a producer that writes *message* to *consumer*: pull, or push if *streaming*.
 
     It is for the caller to register it. A push adapter needs a running loop, and starts in the next turn of it.
@@ -85,10 +88,13 @@ def as_producer(message: Any, consumer: Consumer, *, streaming: bool = False) ->
     # Threads that may hang are those of the GroupCommit that the message goes to.
     crew: Crew | None = getattr(consumer, "readers", None)
     source = source_of(message, crew if crew is not None else default_commit().readers)
-    return PushAdapter(source, consumer) if streaming else PullAdapter(source, consumer)
+    for method in ("write", "unregister_producer"):
+        if not callable(getattr(consumer, method, None)):
+            raise TypeError(f"consumer must have a method {method}, and {given(consumer)} has none")
+    return PushAdapter(source, consumer) if check_bool("streaming", streaming) else PullAdapter(source, consumer)
 
 
-async def read_all(message: Any, crew: Crew, take: Callable[[Any], Awaitable[object]]) -> None:
+async def read_all(message: Message, crew: Crew, take: Callable[[Any], Awaitable[object]]) -> None:
     """Have *take* awaited with each chunk of *message*, whatever that gives for one, one a turn of the loop.
 
     To be run by `in_own_task`. Raises what *take* does, or what a delivery fails with whose source this is; the source

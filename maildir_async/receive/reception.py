@@ -16,7 +16,7 @@ from maildir_async.group_commit import GroupCommit
 from maildir_async.helper.spool import HelperSpool
 from maildir_async.receive.buffer import Buffer, Chunk, frozen
 from maildir_async.receive.feed import Feed
-from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.messages import BytesLike
 from maildir_async.receive.spool import CHUNK_SIZE, Spool
 from maildir_async.receive.submission import Submission
 from maildir_async.receive.user_code import CallersContext, failure_of

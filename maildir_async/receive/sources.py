@@ -20,23 +20,22 @@ from collections.abc import (
     Iterator,
 )
 from email.message import Message
-from typing import Any, Final, Protocol, TypeGuard, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 from anyio.abc import ByteReceiveStream
 
 from maildir_async.commit.waiting import run_in_thread
 from maildir_async.disk.threads import Crew
+from maildir_async.receive.messages import BytesLike, check_message, is_nothing
 from maildir_async.receive.spool import CHUNK_SIZE
 from maildir_async.receive.user_code import goes_on
 
-__all__ = ["END", "BytesLike", "Source", "check_chunk", "check_message", "cost_of", "is_nothing", "source_of"]
+__all__ = ["END", "Source", "cost_of", "source_of"]
 
 importlib.import_module("email.generator")  # Message.as_bytes() would import it late
 
 T = TypeVar("T")
-
-BytesLike = bytes | bytearray | memoryview
 
 #: Bytes asked for in one read of a file or stream.
 READ_SIZE: Final = 128 * 1024
@@ -46,31 +45,6 @@ SLICE_SIZE: Final = 512 * 1024
 
 #: What a `Source` returns when there is no more.
 END: Final[Any] = object()
-
-
-def check_message(message: object) -> None:
-    """Raise TypeError, naming the type, unless `as_producer` takes *message*. Touches nothing."""
-    if isinstance(message, (bytes, bytearray, memoryview, Message)):
-        return
-    if isinstance(message, str | io.TextIOBase | os.PathLike) or not (
-        callable(getattr(message, "read", None)) or isinstance(message, (ByteReceiveStream, AsyncIterable, Iterable))
-    ):
-        raise TypeError(
-            "message must be bytes, an email.message.Message, a binary file, a byte stream or an iterable of bytes, "
-            f"not {type(message).__name__}"
-        )
-
-
-def check_chunk(chunk: object) -> TypeGuard[BytesLike]:
-    """Return True for a bytes-like *chunk*; raise TypeError, naming the type, for anything else."""
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return True
-    raise TypeError(f"a chunk of a message must be bytes, not {type(chunk).__name__}")
-
-
-def is_nothing(chunk: object) -> bool:
-    """Whether *chunk* is bytes-like and empty."""
-    return isinstance(chunk, (bytes, bytearray, memoryview)) and not len(chunk)
 
 
 def cost_of(message: Any) -> int:

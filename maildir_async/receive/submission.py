@@ -12,13 +12,14 @@ from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.format.content import Content, Newline, check_newline, check_prefix
 from maildir_async.format.delivered import Durability
+from maildir_async.format.given import given
 from maildir_async.format.keywords import check_keywords
 from maildir_async.format.names import check_flags
 from maildir_async.format.options import check_bool, check_durability, nanoseconds
 from maildir_async.group_commit import GroupCommit
 from maildir_async.receive.gate import Duplicates
 
-__all__ = ["Maildir", "Submission", "plan_of"]
+__all__ = ["Maildir", "Submission", "check_maildir", "plan_of"]
 
 
 def plan_of(
@@ -62,6 +63,13 @@ class Maildir(Protocol):
     def commit(self) -> GroupCommit:
         """Where its deliveries share syncs."""
         ...
+
+
+def check_maildir(maildir: Maildir) -> Maildir:
+    """Return *maildir*; TypeError unless it is one, as far as a look can tell."""
+    if not callable(getattr(maildir, "mailbox_of", None)):
+        raise TypeError(f"maildir must be a Maildir, not {given(maildir)}")
+    return maildir
 
 
 class Committer(Protocol):

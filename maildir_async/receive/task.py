@@ -22,9 +22,10 @@ from maildir_async.format.options import (
 )
 from maildir_async.format.states import State
 from maildir_async.receive.delivery import Delivery
+from maildir_async.receive.feed import check_producer
 from maildir_async.receive.gated import gated
-from maildir_async.receive.sources import BytesLike, check_chunk, check_message
-from maildir_async.receive.submission import Maildir, plan_of
+from maildir_async.receive.messages import BytesLike, Message, check_chunk, check_message
+from maildir_async.receive.submission import Maildir, check_maildir, plan_of
 
 __all__ = ["AppendTask"]
 
@@ -52,7 +53,7 @@ class AppendTask:
     def __init__(
         self,
         maildir: Maildir,
-        message: Any = None,
+        message: Message | None = None,
         *,
         folder: str | Sequence[str] | None = None,
         flags: str = "",
@@ -69,7 +70,7 @@ class AppendTask:
     ) -> None:
         if message is not None and type(message) is not bytes:
             check_message(message)
-        self._maildir = maildir
+        self._maildir = check_maildir(maildir)
         self._message = message  # until the start
         level = maildir.durability if durability is None else durability
         plan = plan_of(
@@ -245,7 +246,7 @@ class AppendTask:
         Ignored after the end or an abort. A chunk that is not bytes-like fails the delivery and raises TypeError.
         """
         try:
-            check_chunk(data)
+            check_chunk(data, "data")
         except TypeError as exc:
             if self._delivery.state in (State.IDLE, State.RECEIVING):
                 self._delivery.fail(exc)
@@ -265,6 +266,7 @@ class AppendTask:
 
         RuntimeError if one is registered, or the message has ended. If the delivery has failed, *producer* is stopped.
         """
+        check_producer(producer, streaming)
         self._start_if_idle()
         self._check_unread()
         if self._delivery.verdict is not None:

@@ -24,6 +24,7 @@ import anyio
 
 from maildir_async.commit.waiting import UncancellableFuture
 from maildir_async.errors import AppendError, MaildirError
+from maildir_async.format.given import given
 
 __all__ = [
     "CallersContext",
@@ -59,7 +60,12 @@ def raised_by(exc: BaseException) -> BaseException:
 
 
 def fit_for_future(exc: BaseException) -> BaseException:
-    """Return *exc*, or what has it as its cause, if it is one that a future refuses or a loop takes for its own."""
+    """Return *exc*, or what has it as its cause, if it is one that a future refuses or a loop takes for its own.
+
+    TypeError for what is no exception.
+    """
+    if not isinstance(exc, BaseException):
+        raise TypeError(f"exc must be an exception, not {given(exc)}")
     is_fit = isinstance(exc, (Exception, asyncio.CancelledError))
     return exc if is_fit and not isinstance(exc, StopIteration | StopAsyncIteration) else failure_of(exc)
 

@@ -9,7 +9,16 @@ from typing import Final
 
 import idna
 
-__all__ = ["Address", "check_delimiters", "destination", "host_name", "parse_address", "parse_key", "unquoted"]
+__all__ = [
+    "Address",
+    "check_delimiters",
+    "destination",
+    "detail_of",
+    "host_name",
+    "parse_address",
+    "parse_key",
+    "unquoted",
+]
 
 LOCAL_MAX: Final = 64  # octets: RFC 5321 §4.5.3.1.1
 HOST_MAX: Final = 253  # octets without a dot at the end: RFC 1035 §2.3.4
@@ -133,6 +142,12 @@ def parse_key(text: str, delimiters: str = "+") -> Address | None:
         return Address(user, "", detail, delimiter) if user == "postmaster" else None
     host = destination(domain)
     return Address(user, host, detail, delimiter) if host is not None else None
+
+
+def detail_of(text: str, delimiters: str) -> str:
+    """Return the detail of an address as it is written, or "" if it has none."""
+    local, at, _ = text.rpartition("@")
+    return divided(unquoted(local if at else text), delimiters)[2]
 
 
 def destination(domain: str) -> str | None:

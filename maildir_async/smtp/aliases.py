@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 from maildir_async.errors import NotAMaildirError
 from maildir_async.smtp.delivery import Refused
@@ -44,10 +45,10 @@ class Aliases:
         goals = [found] if isinstance(found, os.PathLike) else list(found)
         if not any(isinstance(goal, Elsewhere) for goal in goals):
             return found
-        targets: dict[str, str | os.PathLike[str]] = {}
+        targets: dict[tuple[str, str], str | os.PathLike[str]] = {}
         for goal in goals:
             if not isinstance(goal, Elsewhere):
-                targets.setdefault(os.fspath(goal), goal)
+                targets.setdefault((os.fspath(goal), goal.detail if isinstance(goal, Target) else ""), goal)
                 continue
             try:
                 ahead = await resolved(self._others, goal.address)
@@ -60,7 +61,9 @@ class Aliases:
                 raise NotAMaildirError(text, errno=errno.ENOENT, stage="create")
             for path in [ahead] if isinstance(ahead, (str, os.PathLike)) else ahead:
                 target = path if isinstance(path, Target) else Target(os.fspath(path), goal.address)
-                targets.setdefault(target.path, target)
+                if not target.detail:
+                    target = replace(target, detail=goal.detail)
+                targets.setdefault((target.path, target.detail), target)
         return list(targets.values())
 
     def root_of(self, path: str) -> str | None:

@@ -5,8 +5,8 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 from maildir_async.disk.base import Base
 from maildir_async.disk.paths import absolute
@@ -15,13 +15,16 @@ from maildir_async.errors import BusyError, MaildirError
 from maildir_async.format.options import check_path
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.smtp.delivery import Refused
+from maildir_async.smtp.layout import Layout
 from maildir_async.smtp.looking import lookers
+from maildir_async.smtp.maps import AddressMap, Goal
 from maildir_async.smtp.paths import is_recipient
 from maildir_async.smtp.recipients import Found, Resolver, Target
 from maildir_async.smtp.replies import BAD_RECIPIENT
+from maildir_async.smtp.sorting import DetailFolders
 from maildir_async.smtp.user_code import trouble
 
-__all__ = ["Finder", "Recipient"]
+__all__ = ["Destination", "Finder", "Recipient", "resolver_of"]
 
 UNKNOWN_USER: Final = "550 5.1.1 No such user here"
 LOOKUP_FAILED: Final = "451 4.3.0 Recipient could not be looked up, try again later"
@@ -40,13 +43,27 @@ _posix: Final = PosixDisk()
 log: Final = logging.getLogger("maildir_async.smtp")
 
 
+class Destination(NamedTuple):
+    """Where the message for one recipient goes, or one of several places.
+
+    Attributes:
+        maildir: which.
+        name: whom ``Delivered-To`` names there: another address behind an alias.
+        folder: to which of its folders; None for itself.
+
+    """
+
+    maildir: Maildir
+    name: str
+    folder: str | None = None
+
+
 class Recipient(NamedTuple):
     """One whom a message is for.
 
     Attributes:
         address: as the client wrote it.
-        maildirs: where the message goes; none if nobody knows. Each is there once.
-        names: whom ``Delivered-To`` names in each of them: another address behind an alias.
+        destinations: where the message goes; none if nobody knows. Each is there once.
         reply: what it is refused with; "" if it is not.
         error: what is wrong with a maildir, if anything is.
         path: that maildir's, or that of the first one; None if there is none.
@@ -54,8 +71,7 @@ class Recipient(NamedTuple):
     """
 
     address: str
-    maildirs: tuple[Maildir, ...] = ()
-    names: tuple[str, ...] = ()
+    destinations: tuple[Destination, ...] = ()
     reply: str = ""
     error: MaildirError | None = None
     path: str | None = None
@@ -68,11 +84,20 @@ class Finder:
         resolve: finds the paths.
         maildir: makes the maildir at a path.
         mount: a directory that has to be a mount point for anybody to be found; None for none.
+        detail_folders: finds the folder of an address with a detail; None for no folders.
 
     """
 
-    def __init__(self, resolve: Resolver, maildir: Callable[[str], Maildir], *, mount: Base | None = None) -> None:
+    def __init__(
+        self,
+        resolve: Resolver,
+        maildir: Callable[[str], Maildir],
+        *,
+        mount: Base | None = None,
+        detail_folders: DetailFolders | None = None,
+    ) -> None:
         self._resolve = resolve
+        self._detail_folders = detail_folders
         self._mount = mount
         self._mounted_at = -CHECKED_S  # when that was seen
         self._maildir = maildir
@@ -94,9 +119,9 @@ class Finder:
                 found = await found
             if type(found) is str:
                 maildir = self._at(found)
-                recipient = Recipient(address, (maildir,), (address,), "", None, maildir.path)
+                recipient = Recipient(address, (Destination(maildir, address),), "", None, maildir.path)
             else:
-                recipient = self._of(address, found)
+                recipient = await self._of(address, found)
         except Refused as exc:
             return Recipient(address, reply=exc.reply)
         except MaildirError as exc:  # the store is away, and that is nobody's defect
@@ -104,19 +129,24 @@ class Finder:
         except BaseException as exc:
             log.error("looking up a recipient failed", exc_info=trouble(exc))
             return Recipient(address, reply=LOOKUP_FAILED)
-        if not recipient.maildirs:
+        if not recipient.destinations:
             return Recipient(address, reply=UNKNOWN_USER)
         return recipient if self.is_in_order(recipient, size) else await self.look(recipient, size)
 
-    def _of(self, address: str, found: Found) -> Recipient:
+    async def _of(self, address: str, found: Found) -> Recipient:
         """Return the recipient of what a resolver has found, in whatever form it says so."""
         if found is None or isinstance(found, (str, os.PathLike)):
             found = () if found is None else (found,)
-        names: dict[Maildir, str] = {}
+        destinations: dict[tuple[Maildir, str | None], Destination] = {}
         for path in found:
-            names.setdefault(self._at(path), path.address if isinstance(path, Target) else address)
-        maildirs = tuple(names)
-        return Recipient(address, maildirs, tuple(names.values()), path=maildirs[0].path if maildirs else None)
+            maildir, name, folder = self._at(path), address, None
+            if isinstance(path, Target):
+                name = path.address
+                if path.detail and self._detail_folders is not None:
+                    folder = await self._detail_folders.of(maildir, path.detail)
+            destinations.setdefault((maildir, folder), Destination(maildir, name, folder))
+        first = next(iter(destinations), None)
+        return Recipient(address, tuple(destinations.values()), path=None if first is None else first[0].path)
 
     async def _check_mount(self, mount: Base) -> None:
         """Raise `NotAMaildirError` if what has to be a mount point is none, or has been none of late."""
@@ -145,12 +175,12 @@ class Finder:
 
     def is_in_order(self, recipient: Recipient, size: int) -> bool:
         """Whether it has been seen of late that there is room for *size* bytes, in all of its maildirs."""
-        now, maildirs = time.monotonic(), recipient.maildirs
-        for maildir in maildirs:
-            checked = self._checked.get(maildir)
+        now, destinations = time.monotonic(), recipient.destinations
+        for destination in destinations:
+            checked = self._checked.get(destination.maildir)
             if checked is None or now - checked[0] >= CHECKED_S or size > max(checked[1], CHECKED_SIZE):
                 return False
-        return bool(maildirs)
+        return bool(destinations)
 
     async def look(self, recipient: Recipient, size: int) -> Recipient:
         """Return *recipient* as it was found, refused if *size* bytes can be seen to have no room by now.
@@ -160,7 +190,7 @@ class Finder:
         again. What may heal goes before what will not.
         """
         refused: tuple[Maildir, MaildirError] | None = None
-        for maildir in recipient.maildirs:
+        for maildir in dict.fromkeys(destination.maildir for destination in recipient.destinations):
             error = await self._look_at(maildir, size)
             if error is not None and (refused is None or (error.temporary and not refused[1].temporary)):
                 refused = maildir, error
@@ -182,3 +212,15 @@ class Finder:
             self._checked.clear()
         self._checked[maildir] = now, size
         return None
+
+
+def resolver_of(maildir: Any, *, create: bool) -> Resolver:
+    """Return what finds maildirs, of what `MaildirHandler` is given. TypeError or ValueError for anything else."""
+    if isinstance(maildir, Mapping):
+        return AddressMap(cast("Mapping[str, Goal | Sequence[Goal]]", maildir))
+    if isinstance(maildir, (str, os.PathLike)):
+        path = os.fspath(cast("str | os.PathLike[str]", maildir))
+        return Layout(path, create=create) if "{" in path else lambda _: path
+    if not callable(maildir):
+        raise TypeError(f"maildir must be a path, a template, a mapping or a callable, not {type(maildir).__name__}")
+    return cast("Resolver", maildir)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, NoReturn, Self, cast
+from typing import Any, Final, NoReturn, Self
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -16,21 +16,30 @@ from maildir_async.disk.base import base_of
 from maildir_async.errors import BusyError, MaildirError, busy_error
 from maildir_async.format.content import Newline, check_newline
 from maildir_async.format.delivered import Durability
-from maildir_async.format.options import DEADLINE, check_bool, check_callback, check_count, check_deadline
+from maildir_async.format.junk import JunkHeader
+from maildir_async.format.options import (
+    DEADLINE,
+    DetailFolder,
+    check_bool,
+    check_callback,
+    check_count,
+    check_deadline,
+    check_detail_folder,
+    check_wait,
+)
 from maildir_async.format.quota import Quota
 from maildir_async.group_commit import GroupCommit
 from maildir_async.mailbox.fan_out import FanOut
 from maildir_async.mailbox.maildir import Maildir
-from maildir_async.smtp.clients import forwarded
 from maildir_async.smtp.delivery import Refused, announced_size, transmission_type
-from maildir_async.smtp.finder import Finder, Recipient
-from maildir_async.smtp.layout import Layout
-from maildir_async.smtp.maps import AddressMap, Goal
-from maildir_async.smtp.message import Client, CutOff, MessageDelivery, Receipt, Receipts
+from maildir_async.smtp.finder import Finder, Recipient, resolver_of
+from maildir_async.smtp.maps import Goal
+from maildir_async.smtp.message import Client, CutOff, MessageDelivery, Place, Receipt, Receipts, client_of
 from maildir_async.smtp.recipients import Resolver, Rooted
 from maildir_async.smtp.replies import NOT_STORED, combined, joined
+from maildir_async.smtp.sorting import DetailFolders, Sorted
 from maildir_async.smtp.straight import Straight
-from maildir_async.smtp.trace import host_of, trace_headers
+from maildir_async.smtp.trace import trace_headers
 from maildir_async.smtp.user_code import trouble
 
 __all__ = ["MaildirHandler"]
@@ -76,6 +85,10 @@ class MaildirHandler:
         file_mode: permission bits of message files.
         inherit_mode: take these, and owner and group, from the maildir's directory, as for `Maildir`.
         quota: what each maildir may hold, as for `Maildir`. Who has no room for more is refused at RCPT.
+        detail_folder: ``existing`` has mail for ``alice+lists`` go to her folder ``lists`` where there is one, and
+            ``create`` has it made. By what a resolver says with `Target`. None: a detail says nothing.
+        junk_header: such as ``X-Spam-Flag: YES``; a message with that in its header goes to the folder ``Junk``. A
+            ``*`` at the end of the value stands for anything.
         deadline: how long a message may take to be received, whoever is to blame: the last resort against sweepers, as
             for `Maildir.append`. How long a client may take is an option of the streaming servers.
         busy_wait: how long a message may wait for its place among the pending before 451 4.3.2; with a *commit*
@@ -104,15 +117,20 @@ class MaildirHandler:
         file_mode: int = 0o600,
         inherit_mode: bool = False,
         quota: Quota | None = None,
+        detail_folder: DetailFolder | None = None,
+        junk_header: str | None = None,
         deadline: timedelta = DEADLINE,
         busy_wait: timedelta = timedelta(0),
         max_recipients: int = MAX_RECIPIENTS,
         on_receipt: Callable[[Receipt], object] | None = None,
         on_cut_off: Callable[[CutOff], object] | None = None,
     ) -> None:
-        resolver = _resolver(maildir, create=create)
+        resolver = resolver_of(maildir, create=create)
         mount = base_of(None, require_mount) if require_mount is not None else None
-        self._finder = Finder(resolver, lambda path: self.maildir(path), mount=mount)
+        kind = check_detail_folder(detail_folder)
+        details = DetailFolders(kind) if kind is not None else None
+        self._finder = Finder(resolver, lambda path: self.maildir(path), mount=mount, detail_folders=details)
+        self._junk_header = JunkHeader(junk_header) if junk_header is not None else None
         self._rooted = resolver if isinstance(resolver, Rooted) else None
         self._newline: Newline = check_newline(newline)
         self._line_end = b"\n" if newline == "lf" else b"\r\n"
@@ -130,7 +148,7 @@ class MaildirHandler:
         self._original_to = original_to
         self._received = received
         self._per_recipient = per_recipient_headers and (delivered_to or original_to)
-        self._busy_wait_s = _busy_wait_s(busy_wait)
+        self._busy_wait_s = check_wait("busy_wait", busy_wait)
         self._commit = commit if commit is not None else GroupCommit(wait=self._busy_wait_s > 0)
         if self._busy_wait_s and not self._commit.waits:
             raise ValueError("busy_wait needs a GroupCommit(wait=True): another one refuses at once")
@@ -173,7 +191,7 @@ class MaildirHandler:
             return TOO_MANY_RECIPIENTS
         recipient = await self._finder.find(address, announced_size(envelope) or 0)
         if recipient.reply:
-            self._receipts.tell(_nothing_received(_client(session, envelope), recipient, recipient.reply))
+            self._receipts.tell(_nothing_received(client_of(session, envelope), recipient, recipient.reply))
             return recipient.reply
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(rcpt_options)
@@ -228,22 +246,22 @@ class MaildirHandler:
             recipients.append(recipient)
             if recipient.reply:
                 replies.append(recipient.reply)
-        client, one_reply = _client(session, envelope), not isinstance(server, LMTP)
+        client, one_reply = client_of(session, envelope), not isinstance(server, LMTP)
         if len(replies) == len(recipients) or (one_reply and any(reply.startswith("4") for reply in replies)):
             self._refuse(client, recipients, combined(replies))
         message_id = f"{_ids.getrandbits(64):016x}"
         # By what each maildir says of itself (an overridden maildir() may go by another path), and for each what the
         # message is told to be for. Where two addresses share one, its one copy names the first of them.
-        parts: dict[str, tuple[Maildir, tuple[str | None, str | None]]] = {}
+        parts: dict[Place, tuple[Maildir, tuple[str | None, str | None]]] = {}
         named = len(recipients) == 1 or self._per_recipient
         for recipient in recipients:
             if recipient.reply:
                 continue
             original = recipient.address if named else None
-            for maildir, name in zip(recipient.maildirs, recipient.names, strict=True):
+            for maildir, name, folder in recipient.destinations:
                 # Behind an alias each would need a copy of its own for this, as each of several recipients would.
-                delivered = name if named and (self._per_recipient or len(recipient.maildirs) == 1) else None
-                parts.setdefault(maildir.path, (maildir, (delivered, original)))
+                delivered = name if named and (self._per_recipient or len(recipient.destinations) == 1) else None
+                parts.setdefault((maildir.path, folder), (maildir, (delivered, original)))
         prefixes: dict[tuple[str | None, str | None], bytes] = {}
         for _, names in parts.values():
             if names not in prefixes:
@@ -260,17 +278,20 @@ class MaildirHandler:
                     received=self._received,
                     newline=self._line_end,
                 )
-        storing: Straight | FanOut
+        storing: Straight | FanOut | Sorted
         if len(parts) == 1:
-            ((maildir, names),) = parts.values()
-            storing = Straight(maildir, prefixes[names], newline=self._newline, deadline=self._deadline)
+            (((_, folder), (maildir, names)),) = parts.items()
+            storing = Straight(maildir, prefixes[names], newline=self._newline, deadline=self._deadline, folder=folder)
         else:
             storing = FanOut(
                 [maildir for maildir, _ in parts.values()],
                 prefixes=[prefixes[names] for _, names in parts.values()],
+                folders=[folder for _, folder in parts],
                 newline=self._newline,
                 deadline=self._deadline,
             )
+        if self._junk_header is not None:
+            storing = Sorted(storing, [maildir for maildir, _ in parts.values()], self._junk_header)
         try:
             if self._busy_wait_s:
                 await self._open_in_time(storing)
@@ -278,14 +299,14 @@ class MaildirHandler:
                 await storing.open()
         except BusyError as exc:
             self._refuse(client, recipients, exc.smtp_reply, exc)
-        return MessageDelivery(client, message_id, recipients, storing, self._receipts, server)
+        return MessageDelivery(client, message_id, recipients, list(parts), storing, self._receipts, server)
 
     def refuse_size(self, session: Session, mail_from: str, size: int, reply: str) -> None:
         """Called by the streaming classes when *reply* has refused a message at MAIL, for its announced *size*."""
-        client = _client(session, Envelope(), mail_from)
+        client = client_of(session, Envelope(), mail_from)
         self._receipts.tell_cut_off(CutOff(client, 0, "", size, 0.0, "announced too large", reply))
 
-    async def _open_in_time(self, storing: "Straight | FanOut") -> None:
+    async def _open_in_time(self, storing: "Straight | FanOut | Sorted") -> None:
         try:
             async with asyncio.timeout(self._busy_wait_s):
                 await storing.open()
@@ -318,33 +339,3 @@ def _nothing_received(client: Client, recipient: Recipient, reply: str, error: M
         delivered=None,
         error=recipient.error or error,
     )
-
-
-def _client(session: Session, envelope: Envelope, mail_from: str | None = None) -> Client:
-    peer, helo = host_of(session.peer), session.host_name or ""
-    if (told := forwarded(envelope)) is not None:  # what it does not tell is known of the mail server that tells it
-        peer, helo = told.addr or peer, told.helo or helo
-    return Client(peer, helo, _sender(envelope) if mail_from is None else mail_from)
-
-
-def _sender(envelope: Envelope) -> str:
-    return (envelope.mail_from or "").removeprefix("<").removesuffix(">")
-
-
-def _busy_wait_s(value: object) -> float:
-    if not isinstance(value, timedelta):
-        raise TypeError(f"busy_wait must be a timedelta, not {type(value).__name__}")
-    if value < timedelta(0):
-        raise ValueError(f"busy_wait must not be negative: {value}")
-    return value.total_seconds()
-
-
-def _resolver(maildir: Any, *, create: bool) -> Resolver:
-    if isinstance(maildir, Mapping):
-        return AddressMap(cast("Mapping[str, Goal | Sequence[Goal]]", maildir))
-    if isinstance(maildir, (str, os.PathLike)):
-        path = os.fspath(cast("str | os.PathLike[str]", maildir))
-        return Layout(path, create=create) if "{" in path else lambda _: path
-    if not callable(maildir):
-        raise TypeError(f"maildir must be a path, a template, a mapping or a callable, not {type(maildir).__name__}")
-    return cast("Resolver", maildir)

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import re
+from collections.abc import Mapping
 from typing import Final
 
-from maildir_async.smtp.addresses import Address, check_delimiters, parse_address
+from maildir_async.smtp.addresses import Address, check_delimiters, detail_of, parse_address
 from maildir_async.smtp.looking import first_maildir, lookers
+from maildir_async.smtp.recipients import Target
 from maildir_async.smtp.tables import UserFile
 
 __all__ = ["Layout"]
@@ -49,35 +51,53 @@ class Layout:
         self._create = create
         self._delimiters = check_delimiters(delimiters)
 
-    async def __call__(self, address: str) -> str | None:
+    async def __call__(self, address: str) -> str | Target | None:
         """Return the path of *address*'s maildir, or None if it is certain that there is nobody of that name.
+
+        A `Target`, with the detail, for a user who was found without his.
 
         `NotAMaildirError` or OSError if it cannot be seen whether the maildir exists.
         """
         known = self._known(address)
-        if not isinstance(known, list):
+        if not isinstance(known, Mapping):
             return known
-        return await asyncio.get_running_loop().run_in_executor(lookers, first_maildir, self._root, known)
+        loop = asyncio.get_running_loop()
+        path = await loop.run_in_executor(lookers, first_maildir, self._root, list(known))
+        return None if path is None else known[path]
 
-    def find(self, address: str) -> str | None:
+    def find(self, address: str) -> str | Target | None:
         """Return what a call returns, or raise what it raises. Blocks."""
         known = self._known(address)
-        return first_maildir(self._root, known) if isinstance(known, list) else known
+        if not isinstance(known, Mapping):
+            return known
+        path = first_maildir(self._root, list(known))
+        return None if path is None else known[path]
 
-    def _known(self, address: str) -> str | list[str] | None:
-        """Return the path of a user who exists, or None for one who does not; or the paths that are to be looked at."""
+    def _known(self, address: str) -> str | Target | Mapping[str, str | Target] | None:
+        """Return where mail goes to a user who exists, or None for one who does not.
+
+        Or what is to be looked at: paths, and for each where mail goes if that is a maildir.
+        """
         parsed = parse_address(address, self._delimiters)
         if parsed is None:
             return None
         if self._users is not None:
-            found = self._users.find(parsed, domain=self._has_domain)
-            return None if found is None else self.path_of(found)
+            user = self._users.find(parsed, domain=self._has_domain)
+            return None if user is None else self._found(user, address, parsed)
         if self._create:
-            return self.path_of(parsed)
+            return self._found(parsed, address, parsed)
         users = [parsed]
         if parsed.detail and (whole := parse_address(address, "")) is not None:
             users.insert(0, whole)
-        return [path for user in users if (path := self.path_of(user)) is not None]
+        found = [where for user in users if (where := self._found(user, address, parsed)) is not None]
+        return {os.fspath(where): where for where in found}
+
+    def _found(self, user: Address, address: str, parsed: Address) -> str | Target | None:
+        """Return where mail to *address*, which *parsed* is the parts of, goes if it is *user*'s."""
+        path = self.path_of(user)
+        if path is None or not parsed.detail or user.local != parsed.local:
+            return path
+        return Target(path, address, detail_of(address, self._delimiters))
 
     def root_of(self, path: str) -> str:
         """Return the directory that the template has before its first field, which is not made."""

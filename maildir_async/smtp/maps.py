@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from maildir_async.smtp.addresses import Address, check_delimiters, destination, parse_key
+from maildir_async.smtp.addresses import Address, check_delimiters, destination, detail_of, parse_key
 from maildir_async.smtp.recipients import Found, Target
 from maildir_async.smtp.tables import check_no_star, check_not_emptied, lines, loaded, text_of
 
@@ -17,6 +17,10 @@ Goal = str | os.PathLike[str]
 
 #: (local part, domain); "" for the local part of a whole domain, "" for the domain of postmaster alone.
 Key = tuple[str, str]
+
+#: Paths, or addresses that are to be looked up by somebody else, each with a detail or ""; and the address that mail to
+#: it is for, "" for the own one.
+_Paths = dict[tuple[str, str], str]
 
 #: Octets of a path, its last NUL included, and of a name in it (PATH_MAX and NAME_MAX of Linux).
 PATH_MAX: Final = 4096
@@ -37,9 +41,16 @@ _COMMA: Final = re.compile(r"\s*,\s*")
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """What an alias of a partial map leads to: an address that is to be looked up by somebody else."""
+    """What an alias of a partial map leads to: an address that is to be looked up by somebody else.
+
+    Attributes:
+        address: that one.
+        detail: of the address that has led there, for whom *address* leads to without a detail of its own.
+
+    """
 
     address: str
+    detail: str = ""
 
     def __fspath__(self) -> str:
         raise TypeError(f"{self.address} has not been looked up")
@@ -125,7 +136,8 @@ class MapFile:
     def exact(self, address: str) -> Found:
         """Return where mail for *address* goes, but as all of its domain; or None."""
         parsed = parse_key(address, self._delimiters)
-        return loaded(self._map, self._path).exact(parsed) if parsed is not None else None
+        content = loaded(self._map, self._path)
+        return content.exact(parsed, address, self._delimiters) if parsed is not None else None
 
     def whole_domain(self, address: str) -> Found:
         """Return where mail for all of the domain of *address* goes, or None."""
@@ -159,18 +171,21 @@ class _Map:
         address = parse_key(text, delimiters)
         if address is None:
             return None
-        found = self.exact(address)
+        found = self.exact(address, text, delimiters)
         return found if found is not None else self.found.get(("", address.domain))
 
-    def exact(self, address: Address) -> Found:
+    def exact(self, address: Address, text: str, delimiters: str) -> Found:
         found = self.found
-        where = found.get((address.whole_local, address.domain)) or found.get((address.local, address.domain))
+        where = found.get((address.whole_local, address.domain))
+        if where is not None:
+            return where
+        where = found.get((address.local, address.domain))
         if where is None and address.local == "postmaster":
             if not address.domain:
-                return self.postmaster
-            if address.domain in self.domains and ("", address.domain) not in found:
-                return found.get(("postmaster", ""))
-        return where
+                where = self.postmaster
+            elif address.domain in self.domains and ("", address.domain) not in found:
+                where = found.get(("postmaster", ""))
+        return _with_detail(where, text, detail_of(text, delimiters)) if address.detail else where
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +194,28 @@ class _Entry:
 
     Attributes:
         where: which one, for errors.
-        goals: paths, and keys of other entries with the addresses that they were named by.
+        goals: paths, and other entries.
 
     """
 
     where: str
-    goals: Sequence[str | tuple[Key, str]]
+    goals: "Sequence[str | _Named]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Another entry.
+
+    Attributes:
+        key: its own.
+        address: that it was named by.
+        detail: of that address, if the entry is not for it alone.
+
+    """
+
+    key: Key
+    address: str
+    detail: str
 
 
 def _map_of(entries: Iterable[tuple[str, str, Sequence[str]]], delimiters: str, *, is_partial: bool = False) -> _Map:
@@ -216,10 +247,8 @@ def _key(where: str, text: str) -> Key:
     return address.local, address.domain
 
 
-def _goal(
-    where: str, text: str, known: Mapping[Key, object], delimiters: str, own: Key | None
-) -> "str | tuple[Key, str]":
-    """Return a path as it is, or the key that an address leads to, and that address.
+def _goal(where: str, text: str, known: Mapping[Key, object], delimiters: str, own: Key | None) -> str | _Named:
+    """Return a path as it is, or the entry that an address leads to.
 
     In a map that is partial, where *own* is the key of the entry, the address itself if it may be somebody else's.
     """
@@ -231,28 +260,26 @@ def _goal(
     address = parse_key(text, delimiters)
     if address is None:
         raise ValueError(f"{where}: neither an absolute path nor an address: {text!r}")
-    keys = [(address.whole_local, address.domain), (address.local, address.domain), ("", address.domain)]
+    users = ((address.whole_local, ""), (address.local, detail_of(text, delimiters)), ("", ""))
+    entries = [_Named((user, address.domain), text, detail) for user, detail in users]
     if own is not None:
-        key = next((key for key in keys[:2] if key in known), own)
-        return text if key == own else (key, text)
-    for key in keys:
-        if key in known:
-            return key, text
+        named = next((entry for entry in entries[:2] if entry.key in known), None)
+        return text if named is None or named.key == own else named
+    for named in entries:
+        if named.key in known:
+            return named
     raise ValueError(f"{where}: there is nobody to whom {text!r} could lead")
 
 
-def _followed(entries: Mapping[Key, _Entry]) -> Mapping[Key, Mapping[str, str]]:
-    """Return for each key the paths that it leads to, and with each the address that mail to it is for.
-
-    That is "" for the key's own. ValueError where one leads to itself.
-    """
-    done: dict[Key, dict[str, str]] = {}
+def _followed(entries: Mapping[Key, _Entry]) -> "Mapping[Key, _Paths]":
+    """Return for each key the paths that it leads to. ValueError where one leads to itself."""
+    done: dict[Key, _Paths] = {}
     for first in entries:
         way = {first: None}  # what is followed, in order: whose aliases are not all known yet
         while way:
             key = next(reversed(way))
             entry = entries[key]
-            ahead = next((goal[0] for goal in entry.goals if not isinstance(goal, str) and goal[0] not in done), None)
+            ahead = next((goal.key for goal in entry.goals if not isinstance(goal, str) and goal.key not in done), None)
             if ahead is None:
                 done[key] = _joined(entry, done)
                 del way[key]
@@ -263,29 +290,44 @@ def _followed(entries: Mapping[Key, _Entry]) -> Mapping[Key, Mapping[str, str]]:
     return done
 
 
-def _joined(entry: _Entry, done: Mapping[Key, Mapping[str, str]]) -> dict[str, str]:
-    paths: dict[str, str] = {}
+def _joined(entry: _Entry, done: "Mapping[Key, _Paths]") -> "_Paths":
+    paths: _Paths = {}
     for goal in entry.goals:
         if isinstance(goal, str):
-            paths.setdefault(goal, "")
+            paths.setdefault((goal, ""), "")
             continue
-        key, address = goal
-        for path, name in done[key].items():
-            paths.setdefault(path, name or address)
+        for (path, detail), name in done[goal.key].items():
+            paths.setdefault((path, detail or goal.detail), name or goal.address)
     if not 0 < len(paths) <= MAX_TARGETS:
         raise ValueError(f"{entry.where}: 1 to {MAX_TARGETS} maildirs are wanted, not {len(paths)}")
     return paths
 
 
-def _found(paths: Mapping[str, str]) -> Found:
-    targets = [_target(goal, address) for goal, address in paths.items()]
+def _found(paths: "_Paths") -> Found:
+    targets = [_target(goal, address, detail) for (goal, detail), address in paths.items()]
     return targets[0] if len(targets) == 1 else tuple(targets)
 
 
-def _target(goal: str, address: str) -> "str | Target | Elsewhere":
+def _target(goal: str, address: str, detail: str) -> "str | Target | Elsewhere":
     if not goal.startswith("/"):
-        return Elsewhere(goal)  # the last address, whatever was on the way
-    return Target(goal, address) if address else goal
+        return Elsewhere(goal, detail)  # the last address, whatever was on the way
+    return Target(goal, address, detail) if address else goal
+
+
+def _with_detail(found: Found, address: str, detail: str) -> Found:
+    """Return *found* for an address with a detail, which goes with it as Postfix has it behind an alias too.
+
+    (propagate_unmatched_extensions in postconf(5).)
+    """
+
+    def detailed(goal: str | os.PathLike[str]) -> str | os.PathLike[str]:
+        if isinstance(goal, (Target, Elsewhere)):
+            return goal if goal.detail else replace(goal, detail=detail)
+        return Target(os.fspath(goal), address, detail)
+
+    if found is None or isinstance(found, (str, os.PathLike)):
+        return None if found is None else detailed(found)
+    return tuple(map(detailed, found))
 
 
 def _goals(value: "Goal | Sequence[Goal]") -> list[str]:

@@ -8,16 +8,22 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from maildir_async.format.delivered import Delivered
 from maildir_async.mailbox.fan_out import FanOut, Outcome
+from maildir_async.smtp.clients import forwarded
 from maildir_async.smtp.finder import Recipient
 from maildir_async.smtp.replies import NOT_STORED, combined
+from maildir_async.smtp.sorting import Sorted
 from maildir_async.smtp.straight import Straight
+from maildir_async.smtp.trace import host_of
 from maildir_async.smtp.user_code import trouble_of_callback
 
-__all__ = ["Client", "CutOff", "MessageDelivery", "Receipt", "Receipts"]
+__all__ = ["Client", "CutOff", "MessageDelivery", "Place", "Receipt", "Receipts", "client_of"]
+
+#: The path of a maildir, and which of its folders, or None for itself.
+Place = tuple[str, str | None]
 
 log: Final = logging.getLogger("maildir_async.smtp")
 
@@ -149,6 +155,18 @@ class Receipts:
             log.warning("a delivery to %s failed: %s", receipt.maildir, receipt.reason)
 
 
+def client_of(session: Session, envelope: Envelope, mail_from: str | None = None) -> Client:
+    """Return who sends a message; *mail_from* where the envelope does not tell yet."""
+    peer, helo = host_of(session.peer), session.host_name or ""
+    if (told := forwarded(envelope)) is not None:  # what it does not tell is known of the mail server that tells it
+        peer, helo = told.addr or peer, told.helo or helo
+    return Client(peer, helo, _sender(envelope) if mail_from is None else mail_from)
+
+
+def _sender(envelope: Envelope) -> str:
+    return (envelope.mail_from or "").removeprefix("<").removesuffix(">")
+
+
 class MessageDelivery:
     """See `maildir_async.smtp.delivery.Delivery`.
 
@@ -156,7 +174,8 @@ class MessageDelivery:
         client: who sends the message.
         message_id: what the Received header and the reply call it.
         recipients: whom it is for, in the order of the replies; those that are refused too.
-        storing: what takes the message to the maildir of these, or to all of theirs.
+        places: where the message goes, each once.
+        storing: what takes it there: its outcomes are in that order.
         receipts: what is told of each recipient's part.
         server: the session that it comes by.
 
@@ -167,13 +186,15 @@ class MessageDelivery:
         client: Client,
         message_id: str,
         recipients: Sequence[Recipient],
-        storing: "Straight | FanOut",
+        places: Sequence[Place],
+        storing: "Straight | FanOut | Sorted",
         receipts: Receipts,
         server: SMTP,
     ) -> None:
         self._client = client
         self._message_id = message_id
         self._recipients = recipients
+        self._places = places
         self._storing = storing
         self._receipts = receipts
         self._server = server
@@ -235,10 +256,11 @@ class MessageDelivery:
 
     def _settle(self, outcomes: Sequence[Outcome], *, is_heard: bool) -> list[str]:
         self._is_told = True
-        by_path = {outcome.maildir.path: outcome for outcome in outcomes}
+        there = dict(zip(self._places, outcomes, strict=False))  # there are none of a message that has been refused
         # Where there are several maildirs, behind an alias, and where there is one, or none that is known.
         found = [
-            [by_path.get(maildir.path) for maildir in recipient.maildirs] or [None] for recipient in self._recipients
+            [there.get((maildir.path, folder)) for maildir, _, folder in recipient.destinations] or [None]
+            for recipient in self._recipients
         ]
         replies = list(map(self._reply_to, self._recipients, found))
         told = combined(replies) if not isinstance(self._server, LMTP) else ""
@@ -247,8 +269,8 @@ class MessageDelivery:
             if len(parts) == 1:
                 self._tell(recipient, recipient.path, parts[0], said)
                 continue
-            for maildir, part in zip(recipient.maildirs, parts, strict=True):
-                self._tell(recipient, maildir.path, part, said)
+            for destination, part in zip(recipient.destinations, parts, strict=True):
+                self._tell(recipient, destination.maildir.path, part, said)
         return replies
 
     def _tell(self, recipient: Recipient, path: str | None, outcome: Outcome | None, reply: str) -> None:

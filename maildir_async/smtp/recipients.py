@@ -11,16 +11,19 @@ __all__ = ["Found", "Resolver", "Rooted", "Target", "resolved"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A path that mail to another address is delivered to than the one the client has named: behind an alias.
+    """A path that mail is delivered to, where there is more to say of it: behind an alias, or with a detail.
 
     Attributes:
         path: of the maildir.
         address: whom ``Delivered-To`` names, as the last recipient that Postfix's virtual(5) comes to.
+        detail: what follows the user in the address (RFC 5233), if the user was found without it: the folder that
+            the handler's *detail_folder* looks for.
 
     """
 
     path: str
     address: str
+    detail: str = ""
 
     def __fspath__(self) -> str:
         return self.path

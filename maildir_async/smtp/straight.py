@@ -35,6 +35,7 @@ class Straight:
         prefix: what is stored before the message.
         newline: as `Maildir.append` has it.
         deadline: likewise.
+        folder: to which of its folders; None for itself.
 
     """
 
@@ -43,6 +44,7 @@ class Straight:
         "_deadline",
         "_entry",
         "_error",
+        "_folder",
         "_is_over",
         "_maildir",
         "_newline",
@@ -53,8 +55,11 @@ class Straight:
         "_waiting",
     )
 
-    def __init__(self, maildir: Maildir, prefix: bytes, *, newline: Newline, deadline: timedelta) -> None:
+    def __init__(
+        self, maildir: Maildir, prefix: bytes, *, newline: Newline, deadline: timedelta, folder: str | None = None
+    ) -> None:
         self._maildir = maildir
+        self._folder = folder
         self._prefix = prefix
         self._newline: Newline = newline
         self._deadline = deadline
@@ -108,11 +113,21 @@ class Straight:
         except MaildirError as exc:
             self._lose(exc)
 
+    def put_into(self, number: int, folder: str) -> None:
+        """Have the message go to that folder. Before it is sent."""
+        self._folder = folder
+
     def _begin_stream(self) -> bytes:
         """Write what has come, but the last chunk, which is returned."""
         *chunks, last = self._chunks
         self._chunks = []
-        task = AppendTask(self._maildir, prefix=self._prefix, newline=self._newline, deadline=self._deadline)
+        task = AppendTask(
+            self._maildir,
+            folder=self._folder,
+            prefix=self._prefix,
+            newline=self._newline,
+            deadline=self._deadline,
+        )
         assert self._place is not None
         task.take_place(self._place)
         task.begin()  # MaildirError if it has been closed
@@ -128,10 +143,11 @@ class Straight:
         place, self._place = self._place, None
         assert place is not None
         maildir = self._maildir
+        mailbox = maildir.mailbox if self._folder is None else maildir.mailbox_of(self._folder)
         plan = Plan(maildir.durability, prefix=check_prefix(self._prefix), newline=self._newline)
         if maildir.size_limit is not None:
-            refuse_large(maildir.mailbox, len(message), maildir.size_limit)
-        self._entry = begin_whole(maildir.mailbox, maildir.commit, plan, message, place)
+            refuse_large(mailbox, len(message), maildir.size_limit)
+        self._entry = begin_whole(mailbox, maildir.commit, plan, message, place)
         await settle(maildir.commit, self._entry)
 
     def _lose(self, error: MaildirError) -> None:

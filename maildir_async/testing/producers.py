@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from maildir_async.receive.sources import BytesLike
+from maildir_async.receive.messages import BytesLike
 
 __all__ = ["check_pull_producer", "check_push_producer"]
 
