@@ -257,6 +257,7 @@ def test_the_options_of_serve_are_there() -> None:
     [
         ("deliver", "command", "Delivering"),
         ("clean", "command", "Sweeping"),
+        ("import", "import", "Options"),
         ("info", "info-and-check", "Options of info"),
         ("check", "info-and-check", "Options of check"),
     ],
