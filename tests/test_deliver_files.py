@@ -151,6 +151,17 @@ def test_a_signal_tells_all_that_was_delivered(tmp_path: Path) -> None:
     assert end == "maildir-async: interrupted"
 
 
+def test_a_signal_that_comes_too_late_for_all_changes_nothing(tmp_path: Path) -> None:
+    """When the last message is visible all are delivered, and told: the exit code is 0, or they would be sent again."""
+    given = files(tmp_path / "given", 6)
+
+    done = run("deliver", tmp_path / "m", *given, command=patched(LATE_SIGNAL))
+
+    assert done.returncode == 0
+    assert told(done.stdout) == [path.read_bytes() for path in given]
+    assert one_line(done.stderr).startswith("maildir-async: 6 delivered, 0 failed; ")
+
+
 def test_a_signal_ends_a_command_that_waits_in_the_midst_of_files(tmp_path: Path) -> None:
     """A FIFO that nobody writes to, between FILEs, does not keep it from ending; those before it are delivered."""
     one, two, three = files(tmp_path / "given", 3)

@@ -139,6 +139,9 @@ async def _deliver_files(maildir: Maildir, names: list[str], asked: MessageOptio
         outcomes = Outcomes(progress)
         try:
             await deliver_each(names, deliver, outcomes)
+        except asyncio.CancelledError:
+            if outcomes.settled < len(names):
+                raise  # or else the signal came too late for all of them
         finally:
             outcomes.tell_rest()
             progress.end()

@@ -53,7 +53,12 @@ class Outcomes:
         while (told := self._waiting.pop(self._next, None)) is not None:
             self._tell(told)
             self._next += 1
-        self._progress.show(self._delivered + self._failed)
+        self._progress.show(self.settled)
+
+    @property
+    def settled(self) -> int:
+        """How many have an outcome."""
+        return self._delivered + self._failed
 
     def tell_rest(self) -> None:
         """Tell also those before which one is missing that a signal has aborted."""
@@ -63,7 +68,7 @@ class Outcomes:
     def summary(self, total: int, seconds: float) -> str:
         """Return the line that sums up what became of *total* FILEs."""
         parts = [f"{self._delivered} delivered", f"{self._failed} failed"]
-        if rest := total - self._delivered - self._failed:
+        if rest := total - self.settled:
             parts.append(f"{rest} not delivered")
         return f"{', '.join(parts)}; {_size(self._size)} in {seconds:.2f} s"
 
