@@ -275,7 +275,7 @@ async def _deliver_keys(maildir: Maildir, keys: int, *, seed: int = 0) -> int:
     order = [b"key %d" % key for key in range(keys)] * 2
     random.Random(seed).shuffle(order)
     outcomes = await asyncio.gather(*(maildir.append(key, duplicate_key=key) for key in order))
-    assert all(each.warnings == () for each in outcomes)
+    assert [each.warnings for each in outcomes if each.warnings] == []
     return sum(not each.duplicate for each in outcomes)
 
 
@@ -298,7 +298,7 @@ def test_loops_in_threads(tmp_path: Path) -> None:
     assert sorted(stored(tmp_path)) == sorted(b"key %d" % key for key in range(20))
 
 
-@pytest.mark.parametrize("keys", [12, pytest.param(100, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("keys", [6, pytest.param(100, marks=pytest.mark.heavy)])
 def test_eight_processes(tmp_path: Path, keys: int) -> None:
     """Eight processes that deliver the same keys at once, without being killed, store exactly one of each."""
     maildir = filtered(tmp_path)  # used by none before the fork
