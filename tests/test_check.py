@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import itertools
 import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +30,10 @@ MESSAGE: Final = b"From: alice@example.com\nSubject: check\n\nbody\n"
 SIZES: Final = f",S={len(MESSAGE)},W={len(MESSAGE) + 4}"
 
 #: A repair as it is where nobody else is at work: two names of one file may be a second old.
-REPAIR: Final = CheckOptions(repair=True, links_age_s=-1.0, lock_patience_s=0.0, tmp_age_s=36 * 3600.0)
+REPAIR: Final = CheckOptions(repair=True, links_age_s=-1.0, lock_patience_s=0.0, quiet_s=0.0)
+
+#: A look where nobody else is at work.
+LOOK: Final = CheckOptions(quiet_s=0.0)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def maildir(tmp_path: Path) -> Path:
 
 def check(
     path: Path,
-    options: CheckOptions = CheckOptions(),  # noqa: B008 it is frozen
+    options: CheckOptions = LOOK,
     *,
     disk: Disk | None = None,
     is_wanted: Callable[[], None] = lambda: None,
@@ -308,7 +313,7 @@ def test_a_double_that_may_be_under_way_is_left(maildir: Path) -> None:
     """Two names of one file that has just been touched may be a reader's work: they are told of, and left."""
     same_file(maildir)
     (maildir / "maildirsize").unlink()
-    found = check(maildir, CheckOptions(repair=True, lock_patience_s=0.0))
+    found = check(maildir, CheckOptions(repair=True, lock_patience_s=0.0, quiet_s=0.0))
     (problem,) = (each for each in found if each.level == "problem")
     assert (problem.kind, problem.repaired) == ("double", False)
     assert "a reader may be at it" in (problem.outcome or "")
@@ -359,10 +364,10 @@ def test_compressed_mail_has_other_sizes(maildir: Path) -> None:
 def test_quick_reads_only_what_is_suspect(maildir: Path) -> None:
     """With --quick a message is read only if its name says something impossible; then its right name is told."""
     disk = FaultDisk()
-    assert check(maildir, CheckOptions(is_quick=True), disk=disk) == []
+    assert check(maildir, CheckOptions(is_quick=True, quiet_s=0.0), disk=disk) == []
     assert not [call for call in disk.calls if call.operation == "open_file" and "host" in call.path]
     broken_size(maildir)
-    assert "size" in {each.kind for each in check(maildir, CheckOptions(is_quick=True))}
+    assert "size" in {each.kind for each in check(maildir, CheckOptions(is_quick=True, quiet_s=0.0))}
 
 
 def test_notes_are_no_problems(maildir: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -518,7 +523,7 @@ def test_the_json_has_the_names_that_it_promises(
     """All names of the JSON's format 1, also where nothing is wrong; the exit code is 1 for what is left, 0 else."""
     names = ["kind", "level", "folder", "path", "text", "remedy", "repaired", "outcome"]
     summary = ["folders", "messages", "bytes_read", "compressed", "problems", "notes", "repaired", "kinds"]
-    for plants, code in (((), 0), ((broken_size, wrong_quota), 0 if option == ["--repair"] else 1)):
+    for plants, code in (((), 0), ((broken_size, broken_quota), 0 if option == ["--repair"] else 1)):
         for plant in plants:
             plant(maildir)
         assert main(["check", "--json", *option, str(maildir)]) == code
@@ -556,3 +561,40 @@ def test_the_text_says_what_a_repair_would_do_and_has_done(maildir: Path, capfd:
     assert last == "4 messages in 2 folders: 1 problems, 1 notes"
     assert main(["check", "--repair", str(maildir)]) == 0
     assert f"  repaired: renamed {maildir}/cur/1.a.host,S=5,W=6:2,S to " in capfd.readouterr().out
+
+
+@pytest.mark.heavy
+def test_beside_deliveries_and_a_reader_nothing_is_wrong(maildir: Path) -> None:
+    """Mail is delivered, with a quota, and a reader moves and flags it, while repairs go on: nothing is wrong."""
+    found: list[Problem] = []
+    is_over = threading.Event()
+    patient = CheckOptions(repair=True, lock_patience_s=0.0, quiet_s=0.5)
+
+    def read() -> None:
+        flags = itertools.cycle(["", "S", "FS"])
+        while not is_over.is_set():
+            for path in [*(maildir / "new").iterdir(), *(maildir / "cur").iterdir()]:
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(maildir / "cur" / f"{path.name.partition(':')[0]}:2,{next(flags)}")
+
+    def repair() -> None:
+        while not is_over.is_set():
+            found.extend(each for each in check(maildir, patient) if each.level == "problem")
+
+    async def deliver() -> None:
+        box = Maildir(maildir, quota=Quota(bytes=1_000_000))
+        await box.append_many((MESSAGE + b"%d" % number for number in range(1000)), concurrency=8)
+        await box.aclose()
+
+    threads = [threading.Thread(target=read), threading.Thread(target=repair)]
+    for thread in threads:
+        thread.start()
+    try:
+        asyncio.run(deliver())
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+    assert found == []
+    assert len(mail(maildir)) == 1003
+    assert [each for each in check(maildir) if each.level == "problem"] == []

@@ -20,7 +20,7 @@ __all__ = ["site"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: it takes root to check another's maildir")
 
 MAIL: Final = b"Subject: x\n\nbody\n"
-REPAIR: Final = CheckOptions(repair=True, links_age_s=-1.0, lock_patience_s=0.0, tmp_age_s=-1.0)
+REPAIR: Final = CheckOptions(quiet_s=0.0, repair=True, links_age_s=-1.0, lock_patience_s=0.0, tmp_age_s=-1.0)
 
 
 def box(site: Site) -> Path:
@@ -48,7 +48,7 @@ def check(root: Path, options: CheckOptions = REPAIR) -> list[Problem]:
 
 def test_a_user_s_maildir_is_clean(site: Site) -> None:
     """Root finds nothing wrong with a maildir that is the user's own."""
-    assert check(box(site), CheckOptions()) == []
+    assert check(box(site), CheckOptions(quiet_s=0.0)) == []
 
 
 def test_what_root_repairs_stays_the_user_s(site: Site) -> None:
@@ -79,7 +79,7 @@ def test_a_directory_that_leads_elsewhere_is_not_gone_to(site: Site, name: str) 
     looked: Callable[[], object]
     for looked in (
         lambda: check(root),
-        lambda: check(root, CheckOptions()),
+        lambda: check(root, CheckOptions(quiet_s=0.0)),
         lambda: inspect(
             Directories(str(root), disk=PosixDisk(), create=False), "utf-7", lambda: None, by_files=True
         ).as_json(),
@@ -145,7 +145,7 @@ def test_one_who_is_not_the_owner_repairs_nothing(site: Site) -> None:
     for path in [root, *root.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     before = sorted(map(str, root.rglob("*")))
-    found = as_user(BOB, lambda: check(root, CheckOptions(repair=True, lock_patience_s=0.0)))
+    found = as_user(BOB, lambda: check(root, CheckOptions(quiet_s=0.0, repair=True, lock_patience_s=0.0)))
     assert {problem.repaired for problem in found if problem.level == "problem"} == {False}
     assert {problem.outcome for problem in found if problem.kind == "size"} == {"Permission denied"}
     assert sorted(map(str, root.rglob("*"))) == before

@@ -20,7 +20,7 @@ home = test_readers.home
 doveadm = test_readers.doveadm
 
 MESSAGE: Final = b"From: alice@example.com\r\nSubject: check\r\n\r\nbody %d\r\n"
-REPAIR: Final = CheckOptions(repair=True, links_age_s=-1.0, lock_patience_s=0.0)
+REPAIR: Final = CheckOptions(quiet_s=0.0, repair=True, links_age_s=-1.0, lock_patience_s=0.0)
 
 
 def check(root: Path, options: CheckOptions) -> list[Problem]:
@@ -50,7 +50,7 @@ def test_what_dovecot_has_made_is_clean(doveadm: str, home: Path) -> None:
     (home / "Maildir").mkdir(mode=0o700)
     dovecot = Dovecot(doveadm, home, layout=":LAYOUT=maildir++")
     filled(dovecot)
-    found = check(home / "Maildir", CheckOptions())
+    found = check(home / "Maildir", CheckOptions(quiet_s=0.0))
     assert [problem for problem in found if problem.level == "problem"] == []
     report = inspect(
         Directories(str(home / "Maildir"), disk=PosixDisk(), create=False), "utf-7", lambda: None, by_files=False
@@ -84,7 +84,7 @@ def test_dovecot_reads_what_has_been_repaired(doveadm: str, home: Path) -> None:
         return sorted((set(message["flags"].split()) - {"\\Recent"} for message in messages), key=sorted)
 
     assert flags(dovecot.fetch("flags")) == flags(before)
-    assert [problem for problem in check(root, CheckOptions()) if problem.level == "problem"] == []
+    assert [problem for problem in check(root, CheckOptions(quiet_s=0.0)) if problem.level == "problem"] == []
 
 
 @pytest.mark.heavy
@@ -103,7 +103,7 @@ def test_what_courier_has_made_is_clean(tmp_path: Path) -> None:
                 subprocess.run(command, input=MESSAGE % number, check=True, timeout=60)
     finally:
         os.umask(previous)
-    assert [problem for problem in check(root, CheckOptions()) if problem.level == "problem"] == []
+    assert [problem for problem in check(root, CheckOptions(quiet_s=0.0)) if problem.level == "problem"] == []
     written = (root / "maildirsize").read_bytes()
     with (root / "maildirsize").open("ab") as file:
         file.write(b"-5 -1\n")

@@ -92,6 +92,7 @@ class CheckOptions:
         tmp_age_s: seconds after which a file in ``tmp/`` is of a dead process.
         links_age_s: seconds for which two names of one file are left alone.
         lock_patience_s: for the lock of a folder.
+        quiet_s: seconds for which nothing has to change before a quota is believed to be wrong.
         names: where new names come from.
 
     """
@@ -102,6 +103,7 @@ class CheckOptions:
     tmp_age_s: float = 36 * 3600.0
     links_age_s: float = 30.0
     lock_patience_s: float = 10.0
+    quiet_s: float = 5.0
     names: UniqueNames = field(default_factory=lambda: names_for(None))
 
 

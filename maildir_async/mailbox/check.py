@@ -62,7 +62,7 @@ class Check:
         for folder, box in self._boxes():
             self._settling.report.folders += 1
             self._check_folder(folder, box)
-        check_quota(root, self._options, self._settling)
+        check_quota(root, self._options, self._settling, self._is_wanted)
         return self._settling.report
 
     def _is_there(self, path: str) -> bool:

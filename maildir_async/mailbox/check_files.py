@@ -1,6 +1,7 @@
 """``dovecot-keywords`` and ``maildirsize`` looked at, and put right. Everything here blocks."""
 
 import stat
+import time
 from collections.abc import Callable, Set
 from functools import partial
 from typing import Final
@@ -23,7 +24,7 @@ __all__ = ["check_keywords_file", "check_quota"]
 _LONGEST: Final = 1 << 18
 
 #: Counts of a maildir that changes meanwhile, before it is left.
-_COUNTS: Final = 4
+_COUNTS: Final = 3
 
 
 def check_keywords_file(
@@ -85,11 +86,11 @@ def _broken(lines: list[bytes], data: bytes) -> str:
     return ", ".join([*broken[:5], *(["…"] if len(broken) > 5 else [])])
 
 
-def check_quota(root: Directories, options: CheckOptions, settling: Settling) -> None:
+def check_quota(root: Directories, options: CheckOptions, settling: Settling, is_wanted: Callable[[], None]) -> None:
     """Look whether ``maildirsize``, if there is one, says what the maildir holds."""
     path = f"{root.path}/{FILE}"
     try:
-        problem, found = _disagreement(root, path, options)
+        problem, found = _disagreement(root, path, options, is_wanted)
     except FileNotFoundError:
         return
     except (OSError, MaildirError) as exc:
@@ -108,13 +109,15 @@ def _ignores(options: CheckOptions) -> Callable[[str], bool]:
     return lambda directory: quota.ignores(folder_of(directory, options.encoding))
 
 
-def _disagreement(root: Directories, path: str, options: CheckOptions) -> tuple[Problem | None, Found]:
+def _disagreement(
+    root: Directories, path: str, options: CheckOptions, is_wanted: Callable[[], None]
+) -> tuple[Problem | None, Found]:
     """Return what is wrong with the file, and the file.
 
-    A delivery adds its line a moment after its message is there: only what is the same twice, with nothing changed in
-    between, is wrong.
+    A delivery adds its line when its message is there, and has been synced: only where nothing changes for a while the
+    file is wrong. To count anew before that would count the message twice.
     """
-    disk, before, remedy = root.disk, (0, 0), "count it anew"
+    disk, remedy = root.disk, "count it anew"
     found = read(disk, root.path)
     for _ in range(_COUNTS):
         held = found.held
@@ -126,20 +129,27 @@ def _disagreement(root: Directories, path: str, options: CheckOptions) -> tuple[
             text += "" if is_known else ", and no limits that could be kept"
             return Problem("quota", None, path, text, remedy=remedy if is_known else None), found
         tallied: Tallied = tally(root, root.path, _ignores(options))
-        difference = tallied.bytes - held.bytes, tallied.messages - held.messages
-        if difference == (0, 0) or _is_counted_otherwise(root, (held.bytes, held.messages), options):
+        said = held.bytes, held.messages
+        if (tallied.bytes, tallied.messages) == said or _is_counted_otherwise(root, said, options):
             return None, found
+        _wait(options.quiet_s, is_wanted)
         again = read(disk, root.path)
-        if again.version == found.version and difference == before and not tallied.has_changed(disk):
+        if again.version == found.version and not tallied.has_changed(disk):
             text = (
                 f"it says {held.bytes} bytes in {held.messages} messages, and there are"
                 f" {tallied.bytes} bytes in {tallied.messages}"
             )
             return Problem("quota", None, path, text, remedy=remedy), found
-        before = difference if again.version == found.version else (0, 0)
         found = again
     text = "it could not be compared: the maildir changes all the time"
     return Problem("quota", None, path, text, level="note"), found
+
+
+def _wait(seconds: float, is_wanted: Callable[[], None]) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        is_wanted()
+        time.sleep(min(left, 0.1))
 
 
 def _is_counted_otherwise(root: Directories, held: tuple[int, int], options: CheckOptions) -> bool:
