@@ -102,6 +102,7 @@ class Imported:
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA cache_size = -8192")
+            connection.execute("PRAGMA wal_autocheckpoint = 4096")  # pages: each one waits for the disk
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
                 raise MaildirError(f"{self._path} was made by another version of this program", stage="create")
