@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from maildir_async.disk.calls import Disk
@@ -222,7 +222,7 @@ class Imported:
         return _connected(self._path)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self) -> Generator[None, None, None]:
         try:
             yield
         except sqlite3.Error as exc:

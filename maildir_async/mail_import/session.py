@@ -214,12 +214,13 @@ def refuse_overlap(source: str, target: str) -> None:
     """Raise ValueError if the one is, or lies in, the other: what is imported would be imported."""
     if source == STDIN:
         return
-    one, other = os.path.realpath(source), os.path.realpath(target)
+    one: str = os.path.realpath(source)
+    other: str = os.path.realpath(target)
     if one == other or one.startswith(f"{other}/"):
         raise ValueError(f"source is the maildir itself, or lies in it: {source!r}")
     if os.path.isdir(one):
         found = os.stat(one)
-        above = other
+        above: str = other
         while True:
             try:
                 seen = os.stat(above)
