@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,7 +20,7 @@ __all__ = ["shown"]
 
 
 @contextmanager
-def shown(source: str, size: int | None) -> Iterator[Callable[[int, int | None, int], object]]:
+def shown(source: str, size: int | None) -> Generator[Callable[[int, int | None, int], object], None, None]:
     """Show a bar for *source*, which is about *size* bytes; give what is to be called with how far it is.
 
     It is gone at the end: what has been done is said in a line of its own.

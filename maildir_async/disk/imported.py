@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from maildir_async.disk.calls import Disk
@@ -102,6 +102,7 @@ class Imported:
             connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
             connection.execute("PRAGMA temp_store = FILE")
             connection.execute("PRAGMA cache_size = -8192")
+            connection.execute("PRAGMA wal_autocheckpoint = 4096")  # pages: each one waits for the disk
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
                 raise MaildirError(f"{self._path} was made by another version of this program", stage="create")
@@ -221,7 +222,7 @@ class Imported:
         return _connected(self._path)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self) -> Generator[None, None, None]:
         try:
             yield
         except sqlite3.Error as exc:

@@ -253,8 +253,9 @@ class _Import:
         self._tell()
 
     async def _append(self, message: Found, content: Any) -> Delivered:
+        folder = message.folder or None
         append = partial(
-            self._target.append, content, folder=message.folder, flags=message.flags, received_at=message.received_at
+            self._target.append, content, folder=folder, flags=message.flags, received_at=message.received_at
         )
         if not message.keywords:
             return await append()

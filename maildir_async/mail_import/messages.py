@@ -1,7 +1,7 @@
 """The messages of a source, one after the other, whatever it is. Blocks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -144,7 +144,7 @@ class Messages:
         self._problems.lost(path, None, reason)
 
     @contextmanager
-    def _opened(self, path: str, fd: int | None = None) -> Iterator[Unchanged]:
+    def _opened(self, path: str, fd: int | None = None) -> Generator[Unchanged, None, None]:
         file = self._file = Unchanged(path, fd)
         if self._is_stopped:
             file.stop()

@@ -217,8 +217,8 @@ class _Walk:
         except OSError as exc:
             self._odd(path, f"cannot be read: {exc.strerror}")
             return b""
+        data = b""
         try:
-            data = b""
             while file.is_regular and len(data) < CONTROL_MOST and (piece := file.read(CONTROL_MOST)):
                 data += piece
         except OSError as exc:

@@ -22,6 +22,9 @@ JOURNAL: Final = "maildir-async-import.sqlite"
 STEP_MESSAGES: Final = 128
 STEP_BYTES: Final = 1 << 21
 
+#: Seconds between two commits of the journal: of what has been published since, the next run has to read the files.
+COMMIT_EVERY_S: Final = 1.0
+
 
 class Step(NamedTuple):
     """Messages read in one go.
@@ -79,6 +82,8 @@ class Session:
         self._tag = process_tag()
         self._each: Iterator[Found] = iter(())
         self._long: Found | None = None
+        self._names = dict[tuple[str, ...], str]()
+        self._committed_at = time.monotonic()
 
     def begin(self) -> int | None:
         """Find out what has been imported; return how many messages the source has, if that can be told.
@@ -162,9 +167,15 @@ class Session:
         return None if wanted is None or self._journal.find([wanted])[0] else wanted.ident
 
     def record(self, published: Sequence[tuple[bytes, str]]) -> None:
-        """Record what has been published, ident and key."""
+        """Record what has been published, ident and key.
+
+        That survives this process from time to time only: rows lie anywhere in the file, and what is not recorded is
+        found again by the names of this process.
+        """
         self._record(published)
-        self._journal.commit()
+        if (now := time.monotonic()) - self._committed_at > COMMIT_EVERY_S:
+            self._journal.commit()
+            self._committed_at = now
 
     def _record(self, published: Sequence[tuple[bytes, str]]) -> None:
         if published:
@@ -184,29 +195,32 @@ class Session:
     def _wanted(self, message: Found) -> Wanted | None:
         """Return what stands for *message*; None, after that has been told, if it can be in no folder."""
         try:
-            folder = self._name_of(message.folder)
+            folder = self._names.get(message.folder)
+            if folder is None:
+                folder = self._names[message.folder] = self._name_of(message.folder)
         except ValueError as exc:
             self._problems.lost(message.path, message.offset, str(exc))
             return None
         content = _content(folder, message.digest())
-        return Wanted(hashlib.blake2b(self._source + b"\0" + content, digest_size=16).digest(), content)
+        return Wanted(hashlib.sha256(self._source + b"\0" + content).digest()[:16], content)
 
 
 def _content(folder: str, digest: bytes) -> bytes:
     """Return what stands for a message with that digest in that folder."""
-    return hashlib.blake2b(os.fsencode(folder) + b"\0" + digest, digest_size=16).digest()
+    return hashlib.sha256(os.fsencode(folder) + b"\0" + digest).digest()[:16]
 
 
 def refuse_overlap(source: str, target: str) -> None:
     """Raise ValueError if the one is, or lies in, the other: what is imported would be imported."""
     if source == STDIN:
         return
-    one, other = os.path.realpath(source), os.path.realpath(target)
+    one: str = os.path.realpath(source)
+    other: str = os.path.realpath(target)
     if one == other or one.startswith(f"{other}/"):
         raise ValueError(f"source is the maildir itself, or lies in it: {source!r}")
     if os.path.isdir(one):
         found = os.stat(one)
-        above = other
+        above: str = other
         while True:
             try:
                 seen = os.stat(above)
