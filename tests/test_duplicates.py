@@ -777,3 +777,20 @@ async def test_a_fan_out_that_fails_or_is_cancelled_lets_the_next_one_store(tmp_
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await filtered(tmp_path, "slow").append(MESSAGE, duplicate_key=True)).duplicate
+
+
+@pytest.mark.parametrize("how", ["IMMEDIATE", "EXCLUSIVE"])
+async def test_a_database_that_another_has_locked_is_waited_for(tmp_path: Path, how: str) -> None:
+    """Also when it is set up: who has just begun there as well is no reason not to look for duplicates."""
+    path = tmp_path / "seen.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE another (x)")
+    maildir = Maildir(tmp_path / "Maildir", duplicates=DuplicateFilter(path))
+    other.execute(f"BEGIN {how}")
+    first = asyncio.ensure_future(maildir.append(b"x", duplicate_key="k"))
+    await asyncio.wait([first], timeout=0.2)
+    assert not first.done()
+    other.execute("COMMIT")
+    other.close()
+    assert (await first).warnings == ()
+    assert (await maildir.append(b"x", duplicate_key="k")).duplicate

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,49 @@ async def test_a_transaction_is_refused_as_a_whole(tmp_path: Path) -> None:
     assert there(maildir.path) == (0, 0)
     await maildir.append_many([MESSAGE] * 3, atomic=True)
     assert told(maildir).messages == 3
+
+
+async def test_a_transaction_that_comes_to_nothing_takes_no_room(tmp_path: Path) -> None:
+    """Given up before it is published, or taken back after: the file says what is there, and nothing is reserved."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=5), disk=disk)
+    await maildir.append(MESSAGE)
+    await maildir.append(MESSAGE)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield MESSAGE
+        raise ValueError("broken")
+
+    with pytest.raises(AppendError, match="broken"):
+        await maildir.append_many([MESSAGE, MESSAGE, broken()], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (200, 2)
+    disk.faults.append(Fault("rename_noreplace", errno.EIO, nth=2))
+    with pytest.raises(AppendError, match="Input/output"):
+        await maildir.append_many([MESSAGE, MESSAGE], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (200, 2)
+    await maildir.append_many([MESSAGE] * 3, atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (500, 5)
+
+
+async def test_what_could_not_be_recorded_is_counted(tmp_path: Path) -> None:
+    """A line that cannot be added to the file, or only in part, is missed once: the next message has all counted."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=5), disk=disk)
+    await maildir.append(MESSAGE)
+    for fault in (
+        Fault("open_file", errno.EIO, path="maildirsize"),
+        Fault("write", errno.ENOSPC, path="maildirsize"),
+        Fault("write", errno.ENOSPC, path="maildirsize", nth=2),
+    ):
+        await maildir.append(MESSAGE)
+        disk.faults[:] = [fault, Fault("write", path="maildirsize", shorten=2)]
+        await maildir.append(MESSAGE)
+        disk.faults.clear()
+        await maildir.append(MESSAGE)
+        assert told(maildir)[1:3] == there(maildir.path)
+        for path in Path(maildir.path, "new").iterdir():
+            path.unlink()
+        Path(maildir.path, "maildirsize").unlink()
 
 
 async def test_a_warning_when_a_part_is_passed(tmp_path: Path) -> None:

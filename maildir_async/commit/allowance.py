@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.maildirsize import Version, count, read, record, root_of, version_of
-from maildir_async.errors import MaildirError, QuotaExceededError, UncertainAppendError
+from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import FolderEncoding, folder_of
 from maildir_async.format.names import UniqueNames
@@ -38,6 +38,7 @@ class Asking(Protocol):
 
     size: int
     reserved: int  # bytes that are reserved for it, or -1
+    path: str  # where it has been published, or ""
     loop: AbstractEventLoop
     delivered: Delivered | None
     error: MaildirError | None
@@ -52,19 +53,22 @@ class _Shared:
 
     Attributes:
         lock: held while the file is looked at, counted anew, or added to.
+        counts: held while what is reserved is changed. Who has it waits for nothing.
         size, number: what the maildir holds.
         limits: what it may hold.
         lines: of the file.
         version: of the file that these are from; None if there is none.
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
+        is_wrong: whether something could not be recorded: it is to be counted anew.
+        is_kept: whether the last count could be left in the file.
         trouble: why the file is not as it should be, or "".
 
     """
 
     __slots__ = (
-        *("__weakref__", "counted_at", "is_known", "limits", "lines", "lock", "number", "reserved"),
-        *("reserved_number", "size", "trouble", "version"),
+        *("__weakref__", "counted_at", "counts", "is_kept", "is_known", "is_wrong", "limits", "lines"),
+        *("lock", "number", "reserved", "reserved_number", "size", "trouble", "version"),
     )
 
     def __init__(self) -> None:
@@ -72,7 +76,8 @@ class _Shared:
         self.size = self.number = self.lines = 0
         self.version: Version | None = None
         self.counted_at = 0.0
-        self.is_known = False
+        self.is_known = self.is_wrong = False
+        self.is_kept = True
         self.trouble = ""
         self.reset()
         _all.add(self)
@@ -80,7 +85,17 @@ class _Shared:
     def reset(self) -> None:
         """Start anew, in a forked child: what is reserved is for the parent's messages."""
         self.lock = threading.Lock()
+        self.counts = threading.Lock()
         self.reserved = self.reserved_number = 0
+
+    def take_out(self, entry: Asking) -> int:
+        """Return what is reserved for *entry*, and reserve it no more. With `counts` held."""
+        size, entry.reserved = entry.reserved, -1
+        if size < 0:
+            return 0
+        self.reserved -= size
+        self.reserved_number -= 1
+        return size
 
 
 class Allowance:
@@ -114,9 +129,10 @@ class Allowance:
         shared = self._shared()
         with shared.lock:
             self._look(shared, size)
-            shared.reserved += size
-            shared.reserved_number += 1
-            entry.reserved = size
+            with shared.counts:
+                shared.reserved += size
+                shared.reserved_number += 1
+                entry.reserved = size
             trouble = shared.trouble
         if trouble:
             entry.warn(f"maildirsize is not kept: {trouble}")
@@ -130,34 +146,28 @@ class Allowance:
     def give_back(self, entry: Asking) -> None:
         """Give back what is reserved for *entry*, which has come to nothing, unless that has been done."""
         shared = self._shared()
-        with shared.lock:
-            size, entry.reserved = entry.reserved, -1
-            if size >= 0:
-                shared.reserved -= size
-                shared.reserved_number -= 1
+        with shared.counts:  # and not the file, which may be on a disk that hangs
+            shared.take_out(entry)
 
     def settle(self, entries: Sequence[Asking]) -> None:
-        """Record those of *entries* that are there, by one line, and give back what the others had. Never raises."""
-        shared, size, number = self._shared(), 0, 0
-        last: Asking | None = None
+        """Record those of *entries* that are there, by one line, and give back what failed ones have. Never raises."""
+        entries = [entry for entry in entries if entry.reserved >= 0]
+        there = [entry for entry in entries if entry.path]
+        for entry in entries:
+            if entry.error is not None and not entry.path:
+                self.give_back(entry)
+        if not there:
+            return
+        shared = self._shared()
         with shared.lock:
-            for entry in entries:
-                if entry.reserved < 0:
-                    continue
-                shared.reserved -= entry.reserved
-                shared.reserved_number -= 1
-                if entry.delivered is not None or isinstance(entry.error, UncertainAppendError):
-                    size += entry.reserved
-                    number += 1
-                    last = entry
-                entry.reserved = -1
-            if not number:
-                return
+            with shared.counts:
+                sizes = [shared.take_out(entry) for entry in there]
+            size, number, last = sum(sizes), len(sizes), there[-1]
             before = self._usage(shared)
             self._record(shared, size, number)
             after = self._usage(shared)
         is_passed = any(before.fraction < part <= after.fraction for part in self.quota.warn_at)
-        if is_passed and last is not None and self.quota.on_warning is not None:
+        if is_passed and self.quota.on_warning is not None:
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
                 last.loop.call_soon_threadsafe(self.quota.on_warning, after)
 
@@ -210,7 +220,7 @@ class Allowance:
             return
         shared.trouble = ""
         limits = self.quota.limits
-        if found.held is None or (limits is not None and found.held.limits != limits):
+        if found.held is None or shared.is_wrong or (limits is not None and found.held.limits != limits):
             shared.limits = found.limits
             self._count(shared)
             return
@@ -231,6 +241,7 @@ class Allowance:
         if self.quota.limits is not None:
             shared.limits = self.quota.limits
         disk, root = self._directories.disk, self._root or ""
+        shared.is_wrong = shared.is_kept = False
         try:
             counted = count(
                 self._directories,
@@ -250,6 +261,7 @@ class Allowance:
         shared.counted_at, shared.is_known, shared.version = time.time(), not is_absent, None
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
         if counted.is_kept:
+            shared.is_kept = True
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
 
@@ -269,6 +281,7 @@ class Allowance:
             shared.version = None
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
+            shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
         else:
             shared.version = version if is_same else None
             shared.is_known = is_same

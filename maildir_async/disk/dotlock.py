@@ -180,7 +180,7 @@ class _Watched:
         if seen != self._seen:
             self._changed_at = _changed(found, now) if self._seen is None else now
             self._seen, self._has_read = seen, False
-        if not self._has_read and found.st_mtime < now - _YOUNG_S:
+        if not self._has_read and abs(now - found.st_mtime) > _YOUNG_S:  # far in the future too: a clock was wrong
             self._pid, self._has_read = self._read_pid(), True
         if self._has_read and self._pid is not None:
             # The process that has it lives, and may take its time, whatever that is.
