@@ -200,7 +200,7 @@ class _Import:
 
     async def _next(self) -> tuple[Found, bytes] | None:
         while True:
-            if self._coming is None and not self._is_last and len(self._ready) < CONCURRENCY and not self._has_long():
+            if self._coming is None and not self._is_last and len(self._ready) < 2 * CONCURRENCY and not self._has_long():
                 published, self._published = self._published, []
                 self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
             if self._ready:
@@ -250,6 +250,7 @@ class _Import:
             for warning in delivered.warnings:
                 self._problems.odd(delivered.path, None, warning)
         self._gone_through += message.size
+        message.first = b""  # which errors may hold for a while
         self._tell()
 
     async def _append(self, message: Found, content: Any) -> Delivered:

@@ -139,7 +139,6 @@ class Session:
             self._long = None
         found, size, is_last = list[tuple[Found, Wanted]](), 0, False
         while len(found) < STEP_MESSAGES and size < STEP_BYTES:
-            time.sleep(0)  # who publishes what was read before waits for the interpreter's lock
             message = next(self._each, None)
             if message is None:
                 is_last = True
