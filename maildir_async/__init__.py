@@ -17,6 +17,8 @@ from maildir_async.format.content import Newline
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.quota import Quota
 from maildir_async.group_commit import CommitStatistics, GroupCommit
+from maildir_async.mail_import.importer import import_mail
+from maildir_async.mail_import.report import ImportProblem, ImportReport
 from maildir_async.mailbox.deliver import deliver
 from maildir_async.mailbox.duplicates import DuplicateFilter
 from maildir_async.mailbox.fan_out import Outcome
@@ -38,6 +40,8 @@ __all__ = [
     "DuplicateFilter",
     "Durability",
     "GroupCommit",
+    "ImportProblem",
+    "ImportReport",
     "Index",
     "Maildir",
     "MaildirError",
@@ -55,4 +59,5 @@ __all__ = [
     "WatchedMessage",
     "as_producer",
     "deliver",
+    "import_mail",
 ]

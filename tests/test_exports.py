@@ -31,6 +31,7 @@ FLOORS: Final[list[set[str]]] = [
     {"group_commit"},
     {"receive"},
     {"mailbox"},
+    {"mail_import"},
     {"__init__"},
     {"smtp", "testing", "notebook"},
     {"daemon"},

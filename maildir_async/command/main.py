@@ -18,6 +18,9 @@ __all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
 #: delivers a message by a pipe is not to wait for a mail server to be loaded.
 SUBCOMMANDS: Final[Mapping[str, str]] = {
     "deliver": "maildir_async.command.deliver",
+    "import": "maildir_async.command.importing",
+    "info": "maildir_async.command.info",
+    "check": "maildir_async.command.check",
     "serve": "maildir_async.command.serve",
     "clean": "maildir_async.command.clean",
 }

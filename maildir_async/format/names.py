@@ -14,7 +14,7 @@ from typing import Final
 
 from maildir_async.format.given import given
 
-__all__ = ["UniqueNames", "check_flags", "file_name", "key_of", "names_for"]
+__all__ = ["UniqueNames", "check_flags", "file_name", "key_of", "names_for", "number_of", "process_tag"]
 
 NAME_MAX: Final = 255  # bytes in one path component, on every usual Linux file system
 #: Longest host kept. The rest of a name (seconds, M, P, Q, R, two sizes, info) is at most 150 bytes.
@@ -88,6 +88,18 @@ class UniqueNames:
 def names_for(hostname: str | None) -> UniqueNames:
     """Return this process's names for one host name: mailboxes share them, and so one forced-forward clock."""
     return UniqueNames(hostname=hostname)
+
+
+def process_tag() -> str:
+    """Return what is the same in all names that this process makes, and in no other's: 64 bits in hexadecimal."""
+    return _process.random
+
+
+def number_of(name: str, tag: str) -> int | None:
+    """Return which of the names of the process with that *tag* a file's *name* is; None if it is none of them."""
+    middle, found, _ = name.partition(f"R{tag}.")
+    number = middle.rpartition("Q")[2]
+    return int(number) if found and number.isascii() and number.isdecimal() and len(number) < 13 else None
 
 
 def _escape(host: str) -> str:

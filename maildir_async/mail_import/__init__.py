@@ -1,0 +1,1 @@
+"""Mail of other formats, read and imported."""

@@ -1,0 +1,315 @@
+"""`import_mail`: mail of other formats comes into a maildir, each message once, however often it is begun anew."""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
+from maildir_async.disk.paths import absolute
+from maildir_async.disk.threads import Crew
+from maildir_async.errors import (
+    AppendError,
+    KeywordsFullError,
+    MaildirError,
+    NotAMaildirError,
+    UncertainAppendError,
+    append_error,
+)
+from maildir_async.format.delivered import Delivered
+from maildir_async.format.folders import parts_of
+from maildir_async.format.options import check_bool, check_callback, check_path
+from maildir_async.mail_import.mbox import DIALECTS, Dialect
+from maildir_async.mail_import.messages import Found, Messages
+from maildir_async.mail_import.report import ImportReport, Problems
+from maildir_async.mail_import.session import JOURNAL, Session, Step, refuse_overlap
+from maildir_async.mailbox.maildir import Maildir
+
+__all__ = ["import_mail"]
+
+T = TypeVar("T")
+
+#: Messages in flight, which share the syncs of the disk.
+CONCURRENCY: Final = 64
+
+
+async def import_mail(
+    source: str | os.PathLike[str],
+    maildir: Maildir | str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int | None, int], object] | None = None,
+    folder: str | Sequence[str] | None = None,
+    dialect: Dialect = "auto",
+    journal: str | os.PathLike[str] | None = None,
+) -> ImportReport:
+    """Import all mail in *source* into *maildir*, and return what came of it.
+
+    What was imported from the same source before, by its path, is not imported again: run anew after any interruption,
+    a SIGKILL or a power cut, this comes to what it would have come to without. That is so whatever a mail reader has
+    done with the messages meanwhile: what it has removed stays removed. A message that *source* has twice is imported
+    twice. What mail readers write into a message (``Status`` and the like) makes no other message of it. A journal in
+    the maildir remembers it.
+
+    *source* is an mbox; a directory that is a Maildir, with folders, an MH folder, or has ``.eml`` files or mboxes in
+    it, each with what lies below; an ``.eml`` file; or ``-``, standard input. Files may be compressed by gzip. Each
+    directory below it, and each mbox in it, becomes a folder. Bytes are stored as they are, but for the quoting of an
+    mbox. Flags, keywords and the time of arrival come along: of an mbox from ``Status``, ``X-Status``, ``X-Keywords``,
+    ``X-Mozilla-Status`` and the From line (in UTC where it has no zone), else from names, sequences and mtime.
+
+    What cannot be read, or is odd, is in the report with its place, and the rest is imported. A message is as durable
+    as the maildir says. Memory is bounded, whatever the size of the source and of its messages.
+
+    On cancellation, or any error raised, what has been imported stays. Nothing acts for the import any more then.
+
+    Args:
+        source: see above.
+        maildir: where it goes, made at need.
+        dry_run: look at all of it, and store nothing.
+        on_progress: called on the loop with messages gone through, messages in all (None if not known) and their bytes.
+        folder: the folder that all of it goes to, or below.
+        dialect: how an mbox quotes: ``mboxo``, ``mboxrd``, ``mboxcl2``, or ``auto``, by which a message with a
+            Content-Length that fits is taken as mboxcl2, and all others as mboxrd.
+        journal: where it is remembered what has been imported; in the maildir by default.
+
+    Raises:
+        TypeError, ValueError: an argument is not valid, or source and maildir lie one in the other.
+        OSError: *source* cannot be opened.
+        NotAMaildirError: there is no maildir, and none may be made.
+        MaildirError: another import into it is under way, or the journal cannot be used.
+
+    """
+    check_bool("dry_run", dry_run)
+    check_callback("on_progress", on_progress)
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect must be one of {', '.join(DIALECTS)}, not {dialect!r}")
+    target = maildir if isinstance(maildir, Maildir) else Maildir(maildir)
+    path = check_path(source)
+    where = f"{target.path}/{JOURNAL}" if journal is None else absolute(check_path(journal))
+    parts = parts_of(folder)
+    target.mailbox_of(parts)  # raises what is wrong with it
+    return await _Import(path, target, parts, dialect, where, on_progress, is_dry=dry_run).run()
+
+
+class _AlreadyThereError(Exception):
+    """A message that was being stored is found to be there."""
+
+
+class _Import:
+    def __init__(
+        self,
+        source: str,
+        target: Maildir,
+        folder: tuple[str, ...],
+        dialect: Dialect,
+        journal: str,
+        on_progress: Callable[[int, int | None, int], object] | None,
+        *,
+        is_dry: bool,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._journal = journal
+        self._on_progress = on_progress
+        self._is_dry = is_dry
+        self._problems = Problems()
+        self._messages = Messages(source, folder, dialect, self._problems)
+        self._crew = Crew(1, "maildir-import")
+        self._loop = asyncio.get_running_loop()
+        self._taking = asyncio.Lock()
+        self._ready = deque[tuple[Found, bytes]]()
+        self._coming: UncancellableFuture[Step] | None = None
+        self._is_last = False
+        self._published: list[tuple[bytes, str]] = []
+        self._is_uncertain = False
+        self._total: int | None = None
+        self._imported = self._already_there = self._size = self._gone_through = 0
+
+    async def run(self) -> ImportReport:
+        directories = self._target.mailbox.directories
+        await self._target.in_thread(partial(refuse_overlap, self._source, self._target.path))
+        if not self._is_dry:
+            await self._target.in_thread(directories.check_whole)
+        folders = [self._target.mailbox_of(name).directories for name in await self._target.folders()]
+        self._session = Session(
+            self._messages,
+            self._source,
+            directories,
+            folders,
+            self._name_of,
+            self._journal,
+            self._problems,
+            is_dry=self._is_dry,
+        )
+        is_finished = False
+        try:
+            self._total = await self._in_thread(self._session.begin)
+            await self._import_all()
+            is_finished = not self._is_uncertain
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close(is_finished=is_finished)
+        problems = self._problems
+        return ImportReport(
+            imported=self._imported,
+            already_there=self._already_there,
+            failed=problems.failed,
+            refused=problems.refused,
+            size=self._size,
+            problems=tuple(problems.first),
+            problem_count=problems.count,
+            dry_run=self._is_dry,
+        )
+
+    async def _close(self, *, is_finished: bool) -> None:
+        if (coming := self._coming) is not None:
+            with contextlib.suppress(Exception):
+                await until_done(coming)
+        published, self._published = self._published, []
+        try:
+            await self._in_thread(partial(self._session.end, published, is_finished=is_finished))
+        except MaildirError:
+            if is_finished:
+                raise
+
+    async def _import_all(self) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(CONCURRENCY):
+                    group.start_soon(self._work)
+        except BaseExceptionGroup as exc:
+            failure = exc.exceptions[0]
+            raise failure from failure.__cause__
+
+    async def _work(self) -> None:
+        """Store one message after the other. All that do this share what has been read."""
+        while True:
+            async with self._taking:
+                if (taken := await self._next()) is None:
+                    return
+                message, ident = taken
+                if message.rest is not None:  # nothing is read beside it
+                    await self._store(message, ident)
+                    continue
+            await self._store(message, ident)
+
+    async def _next(self) -> tuple[Found, bytes] | None:
+        while True:
+            if (
+                self._coming is None
+                and not self._is_last
+                and len(self._ready) < 2 * CONCURRENCY
+                and not self._has_long()
+            ):
+                published, self._published = self._published, []
+                self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
+            if self._ready:
+                return self._ready.popleft()
+            if self._coming is None:
+                return None
+            step = await self._until(self._coming)
+            self._coming = None
+            self._is_last = step.is_last
+            self._already_there += step.already_there
+            self._gone_through += step.size
+            if self._is_dry:
+                self._imported += len(step.wanted)
+                self._size += (size := sum(message.size for message, _ in step.wanted))
+                self._gone_through += size
+            else:
+                self._ready.extend(step.wanted)
+            self._tell()
+
+    def _has_long(self) -> bool:
+        return bool(self._ready) and self._ready[-1][0].rest is not None
+
+    async def _store(self, message: Found, ident: bytes) -> None:
+        try:
+            if message.rest is None:
+                delivered = await self._append(message, message.first)
+            else:
+                idents = list[bytes]()
+                delivered = await self._append(message, self._long(message, idents))
+                ident = idents[0]
+        except UncertainAppendError as exc:
+            self._is_uncertain = True
+            self._problems.refused_by(exc, message.path, message.offset)
+        except NotAMaildirError:
+            raise
+        except AppendError as exc:
+            if isinstance(exc.__cause__, _AlreadyThereError):
+                self._already_there += 1
+            elif exc.stage == "receive" and isinstance(exc.__cause__, OSError):
+                self._problems.lost(message.path, message.offset, f"cannot be read on: {exc.__cause__.strerror}")
+            else:
+                self._problems.refused_by(exc, message.path, message.offset)
+        else:
+            self._published.append((ident, delivered.key))
+            self._imported += 1
+            self._size += delivered.size
+            for warning in delivered.warnings:
+                self._problems.odd(delivered.path, None, warning)
+        self._gone_through += message.size
+        message.first = b""  # which errors may hold for a while
+        self._tell()
+
+    async def _append(self, message: Found, content: Any) -> Delivered:
+        folder = message.folder or None
+        append = partial(
+            self._target.append, content, folder=folder, flags=message.flags, received_at=message.received_at
+        )
+        if not message.keywords:
+            return await append()
+        try:
+            return await append(keywords=message.keywords)
+        except KeywordsFullError as exc:
+            if message.rest is not None:
+                raise
+            self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
+            return await append()
+
+    async def _long(self, message: Found, idents: list[bytes]) -> AsyncGenerator[bytes, None]:
+        """Yield a message that is not read whole. Whether it is there already is known at its end."""
+        yield message.first
+        while piece := await self._in_thread(message.more):
+            message.size += len(piece)
+            yield piece
+        ident = await self._in_thread(partial(self._session.find_long, message))
+        if ident is None:
+            raise _AlreadyThereError
+        idents.append(ident)
+
+    def _name_of(self, folder: tuple[str, ...]) -> str:
+        mailbox = self._target.mailbox_of(folder)
+        return "" if mailbox is self._target.mailbox else os.path.basename(mailbox.directories.path)
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            done = self._imported + self._already_there + self._problems.failed
+            self._on_progress(done, self._total, self._gone_through)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await self._until(run_in_thread(self._loop, self._crew, call))
+
+    async def _until(self, future: "UncancellableFuture[T]") -> T:
+        """Return what *future* comes to. A cancellation has reading end, and is raised when it has."""
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            self._messages.stop()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
+        try:
+            return future.result()
+        except OSError as exc:
+            if exc.filename is not None and exc.filename == self._source:
+                raise
+            raise append_error(exc, path=self._target.path, stage="create") from exc
