@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maildir_async.mail_import.mbox as mbox_module
 from maildir_async.mail_import.mbox import Dialect, Mbox, is_from_line
 from support import reproducible
+
+#: The default suite has little time; `-m heavy` draws many more.
+few: Final = settings(reproducible, max_examples=40)
+many: Final = settings(reproducible, max_examples=3000)
 
 DATED: Final = b"From alice@example.org Sun Nov 29 00:00:00 2026\n"
 HEADER: Final = b"Subject: x\n\n"
@@ -169,7 +173,7 @@ LINES: Final = st.lists(
 ).map(b"".join)
 
 
-@reproducible
+@few
 @given(LINES, st.sampled_from(["mboxrd", "mboxo"]), st.integers(1, 40))
 def test_pieces_of_any_size_are_split_as_line_by_line(rest: bytes, dialect: Dialect, size: int) -> None:
     """The splitter finds what a reader that goes line by line does, however the file comes."""
@@ -177,7 +181,16 @@ def test_pieces_of_any_size_are_split_as_line_by_line(rest: bytes, dialect: Dial
     assert split(data, dialect, size)[0] == reference(data, dialect)
 
 
-@reproducible
+@pytest.mark.heavy
+@many
+@given(LINES, st.sampled_from(["mboxrd", "mboxo"]), st.integers(1, 40))
+def test_many_files_are_split_as_line_by_line(rest: bytes, dialect: Dialect, size: int) -> None:
+    """The same for many more files."""
+    data = DATED + rest
+    assert split(data, dialect, size)[0] == reference(data, dialect)
+
+
+@few
 @given(LINES)
 def test_a_long_line_is_not_kept_whole(rest: bytes) -> None:
     """A line that is longer than any piece goes on as it comes, and nothing of it is lost or unquoted by mistake."""
@@ -194,7 +207,7 @@ BODIES: Final = st.lists(
 ).map(b"".join)
 
 
-@reproducible
+@few
 @given(st.lists(BODIES, min_size=1, max_size=5))
 def test_what_python_has_written_comes_back(bodies: list[bytes]) -> None:
     """Of an mbox that Python's `mailbox` has written each message comes back as that module reads it."""
