@@ -1,0 +1,30 @@
+"""One mailbox, several machines: writers on several mounts of a replicated GlusterFS volume whose bricks are killed.
+
+``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; half a minute, and ``--full`` three minutes.
+
+The model
+---------
+*Machines* are stood for by mounts: each is a client of GlusterFS by itself, with caches, connections and locks of its
+own, and two writer processes deliver on each. No mount knows of the others but by the bricks, as machines would not.
+All writers say the same ``hostname``, since containers often have one name; what keeps their names apart is the rest.
+
+*The store* is three bricks of one volume, ``replica 3``, on one real disk, with a quorum of two (GlusterFS's default).
+Bricks are killed (SIGKILL: the kernel closes their connections at once), frozen (SIGSTOP: only a time-out tells, the
+volume's ``network.ping-timeout``), and started again, which heals them while mail goes on. In the long form two are
+killed at once: then nothing can be written, and mail has to fail for now rather than be lost.
+
+*Mail* is bytes, streams, folders that all writers make at once, keywords (one ``dovecot-keywords`` for all, under one
+lock), one quota (one ``maildirsize`` for all) and fan-out to two maildirs. Each message says what it has to be, and a
+writer notes what was acknowledged on a disk of its own, after that.
+
+*The judgement* is made by a mount that has had no part in it, and on each brick by itself. An acknowledged message is
+there once, whole, in its folder, with its keywords. What was refused is not there. What was neither (its outcome was
+uncertain) may be. No key is there twice, ``tmp/`` is empty, the count of ``maildirsize`` is that of the disk, ``heal
+info`` is clean, and the three bricks hold the same.
+
+What this is not: no power is cut, no packet is lost or late, and a brick's disk never loses what it has synced. All of
+it is one kernel and one clock.
+
+Everything is in namespaces of mounts, network, host name and processes of their own, and in a temporary directory.
+Servers are ended by their ids; were one forgotten, it ends with the first process of its namespace, and is a fault.
+"""

@@ -1,0 +1,283 @@
+"""The command: ``python -m tests.cluster``. Exit code 1 if anything is not as it should be."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from . import checks
+from .mail import MAILDIRS, Note
+from .volume import PING_TIMEOUT_S, NotStartedError, Volume, run
+
+#: What has to be there, and the Debian package that has it.
+PROGRAMS: Final = {
+    "glusterd": "glusterfs-server",
+    "gluster": "glusterfs-server",
+    "glusterfs": "glusterfs-client",
+    "unshare": "util-linux",
+    "ip": "iproute2",
+}
+
+#: Mounts, and writers on each.
+MOUNTS: Final = 3
+WRITERS: Final = 2
+
+#: Whatever the rig does to a store, no delivery may wait for longer than this, seconds.
+LONGEST_S: Final = PING_TIMEOUT_S + 25
+
+NAMESPACES: Final = ("unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@dataclass
+class Run:
+    """One run, as it goes on.
+
+    Attributes:
+        volume: the store.
+        calm_s: seconds that mail flows between two troubles.
+        faults: what must not be.
+        told: lines of the summary.
+        writers: the processes that deliver, by name.
+        away: when the store could not be written to: begin and end, by the monotonic clock.
+
+    """
+
+    volume: Volume
+    calm_s: float
+    faults: list[str] = field(default_factory=list[str])
+    told: list[str] = field(default_factory=list[str])
+    writers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, subprocess.Popen[bytes]])
+    away: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+
+    def calm(self, seconds: float | None = None) -> None:
+        """Let mail flow."""
+        time.sleep(self.calm_s if seconds is None else seconds)
+
+    def healed(self, what: str) -> None:
+        """Wait until the bricks agree, without new mail: ``heal info`` counts what is being written, too."""
+        _say(f"{what}: healing")
+        self._command(b"pause\n")
+        for name, writer in self.writers.items():
+            if writer.stdout is None or writer.stdout.readline() != b"paused\n":
+                raise NotStartedError(f"writer {name} is not to be paused")
+        self.told.append(
+            f"{what}: what {self.calm_s:.0f} s of healing beside mail had left took {self.volume.heal(180):.1f} s"
+        )
+        self._command(b"go\n")
+
+    def _command(self, line: bytes) -> None:
+        for writer in self.writers.values():
+            if writer.stdin is not None:
+                writer.stdin.write(line)
+                writer.stdin.flush()
+
+
+def kill_one(run: Run, brick: int) -> None:
+    """A brick is killed, mail flows without it, and it is started and healed while mail flows."""
+    _say(f"brick {brick} is killed")
+    run.volume.signal(brick, signal.SIGKILL)
+    run.calm()
+    run.volume.start_bricks()
+    run.calm()
+    run.healed(f"brick {brick} killed")
+
+
+def freeze_one(run: Run, brick: int) -> None:
+    """A brick says nothing any more: the clients wait until they take it for dead."""
+    _say(f"brick {brick} is frozen")
+    run.volume.signal(brick, signal.SIGSTOP)
+    run.calm(PING_TIMEOUT_S + run.calm_s)
+    run.volume.signal(brick, signal.SIGCONT)
+    run.calm()
+    run.healed(f"brick {brick} frozen")
+
+
+def kill_two(run: Run, brick: int) -> None:
+    """Two of three are killed: there is no quorum, and what is sent now has to be refused."""
+    other = (brick + 1) % len(run.volume.bricks)
+    _say(f"bricks {brick} and {other} are killed")
+    began = time.monotonic()
+    run.volume.signal(brick, signal.SIGKILL)
+    run.volume.signal(other, signal.SIGKILL)
+    run.calm()
+    run.volume.start_bricks()
+    run.calm()
+    run.away.append((began, time.monotonic()))
+    run.healed(f"bricks {brick} and {other} killed")
+
+
+Trouble = tuple[Callable[[Run, int], None], int]
+SHORT: Final[tuple[Trouble, ...]] = ((kill_one, 0),)
+FULL: Final[tuple[Trouble, ...]] = (
+    (kill_one, 0),
+    (kill_one, 1),
+    (freeze_one, 2),
+    (kill_two, 0),
+    (kill_one, 2),
+    (freeze_one, 1),
+    (kill_two, 1),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run it, print a summary; return 1 if something was wrong."""
+    options = _parser().parse_args(arguments)
+    if options.inside is not None:
+        return _inside(options.inside, full=options.full)
+    reason = _reason_not_to()
+    if reason is not None:
+        print(f"NOT TESTED WITH GLUSTERFS: {reason}", flush=True)
+        return 0
+    place = Path(tempfile.mkdtemp(prefix="cluster-"))
+    command = [*NAMESPACES, sys.executable, "-m", "tests.cluster", "--inside", str(place)]
+    try:
+        with subprocess.Popen([*command, *(["--full"] if options.full else [])]) as process:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; the servers are ended"))
+            try:
+                return process.wait()
+            except BaseException:
+                process.kill()  # and with it the first process of the namespaces, and so all others
+                raise
+    finally:
+        if options.keep:
+            print(f"left in {place}")
+        else:
+            shutil.rmtree(place)
+
+
+def _reason_not_to() -> str | None:
+    """Return what is missing."""
+    if os.geteuid() != 0:
+        return "it takes root, to mount"
+    missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
+    if missing:
+        return f"apt-get install {' '.join(missing)}"
+    if not os.path.exists("/dev/fuse"):
+        return "there is no /dev/fuse"
+    done = subprocess.run([*NAMESPACES, "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return f"no namespaces: {done.stderr.strip()}" if done.returncode else None
+
+
+def _inside(place: Path, *, full: bool) -> int:
+    """Do it all, as the first process of the namespaces."""
+    began = time.monotonic()
+    this = Run(Volume(place), calm_s=4.0 if full else 3.0)
+    try:
+        this.volume.start()
+        _flow(this, FULL if full else SHORT)
+    except (NotStartedError, OSError, subprocess.SubprocessError) as exc:
+        this.faults.append(f"{type(exc).__name__}: {exc}")
+    this.faults += this.volume.stop()
+    _say("")
+    print(f"cluster: {'WRONG' if this.faults else 'right'} ({time.monotonic() - began:.0f} s)")
+    for line in this.told:
+        print(f"  {line}")
+    for fault in this.faults[:50]:
+        print(f"  WRONG: {fault}")
+    if len(this.faults) > 50:
+        print(f"  and {len(this.faults) - 50} more")
+    sys.stdout.flush()
+    return 1 if this.faults else 0
+
+
+def _flow(this: Run, troubles: tuple[Trouble, ...]) -> None:
+    mounts = [this.volume.mount(f"mount{number}") for number in range(MOUNTS)]
+    for label, directory in (("this disk", this.volume.place), ("the volume", mounts[0])):
+        _say(f"what a delivery costs on {label}")
+        cost = json.loads(run(sys.executable, "-m", "tests.cluster.cost", directory))
+        this.told.append(
+            f"4 KiB on {label}: {cost['alone_ms']:.1f} ms alone (99 %: {cost['alone_p99_ms']:.1f} ms), of which one "
+            f"file's sync {cost['sync_ms']:.1f} ms; {cost['together_per_s']:,.0f} messages/s with 64 at a time"
+        )
+    (this.volume.place / "notes").mkdir()
+    try:
+        for number in range(MOUNTS * WRITERS):
+            command = [sys.executable, "-m", "tests.cluster.writer", f"w{number}", str(mounts[number % MOUNTS])]
+            notes = this.volume.place / "notes" / f"w{number}"
+            this.writers[f"w{number}"] = subprocess.Popen(
+                [*command, notes], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        this.calm()
+        for trouble, brick in troubles:
+            trouble(this, brick)
+            this.calm()
+    finally:
+        _end(this)
+    _say("healing")
+    this.told.append(f"clean {this.volume.heal(180):.1f} s after the last message")
+    _judge(this)
+
+
+def _end(this: Run) -> None:
+    _say("writers end")
+    for process in this.writers.values():
+        if process.stdin is not None:
+            process.stdin.close()
+    for name, process in this.writers.items():
+        try:
+            code = process.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if code:
+            this.faults.append(f"writer {name} ended with exit code {code}")
+
+
+def _judge(this: Run) -> None:
+    _say("everything is read")
+    notes = [
+        Note.of(line) for path in (this.volume.place / "notes").iterdir() for line in path.read_bytes().splitlines()
+    ]
+    fresh = this.volume.mount("judge")
+    copies, faults = checks.read(fresh, MAILDIRS)
+    faults += checks.compare(notes, copies)
+    faults += checks.count_quota(fresh, copies)
+    faults += checks.differences(this.volume.bricks, MAILDIRS)
+    outcomes = Counter(note.outcome for note in notes)
+    faults += [
+        f"{note.outcome} while two bricks were there: {note.name} ({note.kind}): {note.reason}"
+        for note in notes
+        if note.outcome != "acknowledged" and not any(note.ended >= a and note.began <= b for a, b in this.away)
+    ]
+    median, late, longest = checks.waits(notes)
+    if longest > LONGEST_S:
+        faults.append(f"a delivery took {longest:.1f} s")
+    kinds = Counter(note.kind for note in notes if note.outcome == "acknowledged")
+    if not all(kinds[kind] for kind in ("bytes", "stream", "folder", "keywords", "quota", "fan-out")):
+        faults.append(f"some kind of mail was never acknowledged: {dict(kinds)}")
+    losses = sum(fault.startswith("lost") for fault in faults)
+    this.told += [
+        f"{MOUNTS * WRITERS} writers on {MOUNTS} mounts, one host name: {outcomes['acknowledged']:,} acknowledged "
+        f"({', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}), {losses} lost, "
+        f"{outcomes['refused']:,} refused, {outcomes['uncertain']:,} uncertain",
+        f"wait of what was acknowledged: median {median * 1000:.0f} ms, 99 % {late * 1000:.0f} ms, "
+        f"worst {longest:.1f} s",
+    ]
+    this.faults += faults
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m tests.cluster", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="bricks killed, frozen, and two killed at once")
+    parser.add_argument("--keep", action="store_true", help="leave the directory with bricks, notes and logs")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
