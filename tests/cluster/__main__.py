@@ -219,11 +219,15 @@ def _flow(this: Run, troubles: tuple[Trouble, ...]) -> None:
 
 
 def _end(this: Run) -> None:
-    _say("writers end")
-    for process in this.writers.values():
+    """End one writer after another.
+
+    The last message of the last has a quota, and no company: a count during which others deliver is not kept, and
+    ``maildirsize`` is not there then, as the protocol wants it.
+    """
+    for name, process in this.writers.items():
+        _say(f"writer {name} ends")
         if process.stdin is not None:
             process.stdin.close()
-    for name, process in this.writers.items():
         try:
             code = process.wait(LONGEST_S)
         except subprocess.TimeoutExpired:

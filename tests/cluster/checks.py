@@ -102,6 +102,8 @@ def compare(notes: Sequence[Note], copies: Sequence[Copy]) -> list[str]:
 
 def count_quota(root: Path, copies: Sequence[Copy]) -> list[str]:
     """Return what is wrong with the sums of ``maildirsize``."""
+    if not (root / LIMITED / "maildirsize").exists():
+        return ["there is no maildirsize, though the last message came without company"]
     of_it = [copy for copy in copies if copy.maildir == LIMITED]
     lines = [line.split() for line in (root / LIMITED / "maildirsize").read_text().splitlines()[1:]]
     sums = tuple(sum(int(line[column]) for line in lines) for column in (0, 1))

@@ -54,7 +54,7 @@ class Writer:
             if self._over:
                 return
             self._at_work += 1
-            await self._one(kind)
+            await self.one(kind)
             self._at_work -= 1
             self._tell_if_paused()
 
@@ -71,7 +71,8 @@ class Writer:
         if not self._may_go.is_set() and not self._at_work:
             print("paused", flush=True)
 
-    async def _one(self, kind: Kind) -> None:
+    async def one(self, kind: Kind) -> None:
+        """Deliver one message, and note what became of it."""
         number = next(self._count)
         name = f"{self._name}-{number}"
         data = message(name, STREAMED if kind == "stream" else SHORT[number % len(SHORT)])
@@ -116,6 +117,7 @@ async def main(name: str, mount: str, notes: str) -> None:
     async with asyncio.TaskGroup() as group:
         for turn in range(CONCURRENCY):
             group.create_task(writer.work(turn))
+    await writer.one("quota")
 
 
 if __name__ == "__main__":
