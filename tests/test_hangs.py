@@ -156,7 +156,7 @@ async def _hangs_at(root: Path, scenario: str, nth: int) -> str | None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("step", [19, pytest.param(1, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.heavy)])
 def test_whatever_call_hangs_the_others_are_delivered(tmp_path: Path, scenario: str, step: int) -> None:
     """Each call in turn hangs until all others have been delivered; then what is told of its message is true."""
     before = len(os.listdir("/proc/self/fd"))

@@ -112,8 +112,8 @@ FEATURES: Final = {
     ),
 }
 
-#: Each call is heavy, or each third where a call takes long or there are many. In the other tier are a few calls of what
-#: has all of it.
+#: Each call is heavy, or each third where a call takes long or there are many. In the other tier are a few calls of
+#: what has all of it.
 rigged = pytest.mark.parametrize(
     ("name", "first", "step"),
     [
