@@ -1,8 +1,6 @@
 """``python -m maildir_async`` is the command ``maildir-async``."""
 
-import sys
-
-from maildir_async.command.main import main
+from maildir_async.command.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

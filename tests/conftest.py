@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 import time
+import traceback
 from asyncio import constants
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,7 @@ def _nothing_has_changed(filename: str | None = None) -> None:
 # half of the time of many a test. No source file changes while the tests run, and three frames show who it was.
 linecache.checkcache = _nothing_has_changed
 constants.DEBUG_STACK_DEPTH = 3  # type: ignore[misc]  # final for those who read it
+traceback.extract_stack.__defaults__ = (None, 3)  # which is what asyncio's C code calls, with no argument
 
 #: Asyncio's debug mode also checks what plain asyncio takes on trust, so a test that runs on one runs on that.
 LOOPS: dict[str, dict[str, Any]] = {"debug": {"debug": True}, "uvloop": {"use_uvloop": True}}
@@ -76,26 +78,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 OS_CALLS = ["open", "read", "write", "fsync", "close", "rename", "link", "unlink", "mkdir", "listdir", "scandir"]
 OS_CALLS += ["stat", "fstat", "utime", "fchmod", "posix_fadvise"]
 DISK_CALLS = [name for name in vars(PosixDisk) if not name.startswith("_")]  # renameat2 goes past the os module
+DETECTORS = [
+    BlockBusterFunction(
+        module,
+        name,
+        scanned_modules=maildir_async,
+        # asyncio's debug mode keeps the source line of every call, which is Python's own doing.
+        can_block_functions=[("/linecache.py", {"checkcache", "updatecache"})],
+    )
+    for module, names in ((os, OS_CALLS), (PosixDisk, DISK_CALLS))
+    for name in names
+]
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_call_on_the_loop() -> Iterator[None]:
     """Any such call by the package, on a thread whose loop is running, raises there and fails the test."""
-    detectors = [
-        BlockBusterFunction(
-            module,
-            name,
-            scanned_modules=maildir_async,
-            # asyncio's debug mode keeps the source line of every call, which is Python's own doing.
-            can_block_functions=[("/linecache.py", {"checkcache", "updatecache"})],
-        )
-        for module, names in ((os, OS_CALLS), (PosixDisk, DISK_CALLS))
-        for name in names
-    ]
-    for detector in detectors:
+    for detector in DETECTORS:
         detector.activate()
     yield
-    for detector in detectors:
+    for detector in DETECTORS:
         detector.deactivate()
 
 

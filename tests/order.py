@@ -48,7 +48,7 @@ class OrderDisk(FaultDisk):
         self._publish(super().link, source, target, *directories)
 
     def _publish(self, call: Callable[..., None], source: str, target: str, *directories: Any) -> None:
-        _, directory = directories
+        directory = directories[1] if directories else None
         try:
             call(source, target, *directories)
         finally:  # also where an error hides that it has been done

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,7 @@ import pytest
 
 import maildir_async
 from look import until
-from maildir_async.command.main import SIGNALS
+from maildir_async.command.signals import SIGNALS
 from support import some
 
 MESSAGE = b"From: alice@example.com\r\nSubject: command\n\nbody \xff\x00\r\nno line end"
@@ -170,7 +171,8 @@ def test_several_files_are_stored_in_their_order(tmp_path: Path) -> None:
 
     done = run("deliver", tmp_path / "m", tmp_path / "one", "-", tmp_path / "two", stdin=b"stdin")
 
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    assert one_line(done.stderr).startswith("maildir-async: 3 delivered, 0 failed; 11 bytes in ")
     assert [Path(line).read_bytes() for line in done.stdout.decode().splitlines()] == [b"one", b"stdin", b"two"]
 
 
@@ -181,7 +183,7 @@ def test_one_unreadable_file_stops_no_other(tmp_path: Path) -> None:
     done = run("deliver", tmp_path / "m", tmp_path / "missing", tmp_path, tmp_path / "good")
 
     assert done.returncode == os.EX_NOINPUT
-    assert [str(tmp_path / "missing") in line for line in done.stderr.decode().splitlines()] == [True, False]
+    assert [str(tmp_path / "missing") in line for line in done.stderr.decode().splitlines()] == [True, False, False]
     assert messages(tmp_path / "m") == [MESSAGE]
 
 
@@ -247,6 +249,7 @@ USAGE_ERRORS: dict[str, list[str]] = {
     "newline": ["deliver", "m", "--newline=cr"],
     "negative limit": ["deliver", "m", "--size-limit=-1"],
     "limit without a number": ["deliver", "m", "--size-limit=big"],
+    "ambiguous limit": ["deliver", "m", "--size-limit=50MB"],
     "negative age": ["clean", "m", "--older-than=-1"],
     "infinite age": ["clean", "m", "--older-than=inf"],
     "no age": ["clean", "m", "--older-than=nan"],
@@ -335,7 +338,7 @@ def test_a_full_disk_exits_with_75(size: int, tiny_disk: Path) -> None:
 
 def patched(patch: str) -> list[str]:
     """Return the command with some of its parts replaced."""
-    imports = "import errno, os, signal, stat, sys, maildir_async.command.main\n"
+    imports = "import errno, os, signal, stat, sys, maildir_async.command.main, maildir_async.command.deliver\n"
     imports += "from maildir_async.disk.posix import PosixDisk\n"
     return [sys.executable, "-c", f"{imports}{patch}\nsys.exit(maildir_async.command.main.main())"]
 
@@ -363,7 +366,9 @@ def test_an_uncertain_delivery_exits_with_75_and_names_the_file(tmp_path: Path) 
 
 def test_an_unforeseen_exception_exits_with_75(tmp_path: Path) -> None:
     """A defect of ours is one line and 75 too, never Python's own exit code 1, after which the mail is bounced."""
-    patch = "def broken(*a, **k): raise ZeroDivisionError('a defect')\nmaildir_async.command.main.AppendTask = broken"
+    patch = (
+        "def broken(*a, **k): raise ZeroDivisionError('a defect')\nmaildir_async.command.deliver.AppendTask = broken"
+    )
     done = run("deliver", tmp_path / "m", command=patched(patch))
 
     assert done.returncode == os.EX_TEMPFAIL
@@ -476,6 +481,25 @@ def test_clean_removes_old_litter_only(tmp_path: Path) -> None:
     assert (old.returncode, old.stdout, old.stderr) == (0, os.fsencode(tmp_path / "m/tmp/litter") + b"\n", b"")
     assert messages(tmp_path / "m", "tmp") == []
     assert messages(tmp_path / "m") == [MESSAGE]
+
+
+@pytest.mark.parametrize("value", ["50MB", "-1"])
+def test_what_is_no_size_is_told_with_its_argument(value: str) -> None:
+    """A size that is ambiguous or negative is refused by a line with the option's name and what it got."""
+    line = one_line(run("deliver", "m", f"--size-limit={value}").stderr)
+    assert "argument --size-limit: " in line
+    assert repr(value) in line
+
+
+def test_the_version() -> None:
+    """--version prints the version of the package that is installed, and of Python."""
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    own = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    python = sys.version.partition(" ")[0]
+    assert re.fullmatch(
+        rf"maildir-async ({re.escape(own)}|\(not installed\)), Python {re.escape(python)}\n", done.stdout.decode()
+    )
 
 
 def test_the_installed_command_is_the_module(tmp_path: Path) -> None:

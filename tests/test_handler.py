@@ -212,6 +212,18 @@ async def test_who_is_over_his_quota_is_refused_at_rcpt(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "bob")["new"]) == 1
 
 
+async def test_a_message_that_fills_a_maildir_is_seen_at_the_next_rcpt(tmp_path: Path) -> None:
+    """What this process has delivered is known at once, though there was room a moment ago."""
+    quota = Quota(messages=2, over="552 5.2.2 Mailbox full")
+    handler = MaildirHandler(Layout(f"{tmp_path}/{{user}}", create=True), quota=quota)
+    async with serving(StreamingLMTP, handler, tmp_path) as talk:
+        for _ in range(2):
+            await talk(lambda client: [*client.begin("alice@example.com"), *client.transmit(MAIL, 1)])
+        replies = await talk(lambda client: client.begin("alice@example.com", "bob@example.com"))
+        assert "552 5.2.2" in str(replies)
+    assert len(contents(tmp_path / "alice")["new"]) == 2
+
+
 async def test_recipients_may_have_headers_of_their_own(tmp_path: Path) -> None:
     """If asked for, each recipient's copy says who it is for, and nobody else."""
     handler = MaildirHandler(

@@ -13,8 +13,18 @@ from typing import Any, Final
 import pytest
 
 from look import descriptors, until
-from maildir_async import Delivered, Durability, GroupCommit, Maildir, MaildirError, UncertainAppendError, deliver
+from maildir_async import (
+    Delivered,
+    Durability,
+    GroupCommit,
+    Maildir,
+    MaildirError,
+    Quota,
+    UncertainAppendError,
+    deliver,
+)
 from maildir_async.commit import target
+from maildir_async.format.quota import parse_held
 from maildir_async.testing import Fault, FaultDisk
 from order import OrderDisk
 from support import PATIENCE_S, Gate, contents
@@ -38,6 +48,8 @@ SCENARIOS: Final[dict[str, list[Fault]]] = {
     "nor links": [Fault("rename_noreplace", errno.EINVAL, nth=0), Fault("link", errno.EPERM, nth=0)],
     "a lost reply": [Fault("rename_noreplace", errno.EIO, nth=2, late=True)],
     "failures": [Fault("write", errno.EIO, nth=2), Fault("sync", errno.EIO, nth=3), Fault("close", errno.EIO, nth=4)],
+    "quota": [],
+    "quota, counted anew": [Fault("read", errno.EIO, nth=0, path="maildirsize")],
     "an odd one": [Fault("create", errno.ENOENT, nth=0, path="/b/"), Fault("link", errno.ENOENT, nth=1)],
 }
 
@@ -48,6 +60,7 @@ class Batch:
     def __init__(self, root: Path, scenario: str) -> None:
         self.disk = OrderDisk()
         self.commit = GroupCommit(syncfs=scenario == "syncfs")
+        self._quota = Quota(messages=100) if scenario.startswith("quota") else None
         self.maildirs = {name: self._maildir(root / name) for name in NAMES}
         self.other = self._maildir(root / "other")
         self._faults = [
@@ -58,7 +71,7 @@ class Batch:
         self.tasks: dict[str, list[asyncio.Future[Any]]] = {}
 
     def _maildir(self, path: Path) -> Maildir:
-        return Maildir(path, disk=self.disk, commit=self.commit, file_mode=0o640)
+        return Maildir(path, disk=self.disk, commit=self.commit, file_mode=0o640, quota=self._quota)
 
     async def begin(self, *faults: Fault) -> None:
         """Have all of them begun, with more faults than those of the scenario."""
@@ -129,9 +142,11 @@ async def _hangs_at(root: Path, scenario: str, nth: int) -> str | None:
         gate.open()
     # All are settled but those of one maildir, or of the one message that goes to all of them.
     await _within_seconds(lambda: len(batch.hanging - {"all"}) <= 1)
-    # Those that come later are delivered too, wherever to.
+    # Those that come later are delivered too, wherever to; but what a quota counts is counted one after the other.
     batch.disk.faults.clear()
-    others = [batch.other.append(b"later"), *(maildir.append(b"first use") for maildir in batch.maildirs.values())]
+    busy = {name for name in batch.maildirs if scenario.startswith("quota") and f"{root}/{name}" in f"{which}"}
+    free = [maildir for name, maildir in batch.maildirs.items() if name not in busy]
+    others = [batch.other.append(b"later"), *(maildir.append(b"first use") for maildir in free)]
     later = await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
     batch.disk.check(later)
     gate.open()
@@ -255,3 +270,32 @@ async def test_what_is_left_behind_before_its_sync_is_synced(
     assert contents(maildir.path)["tmp"] == []
     with suppress(MaildirError):
         await maildir.append(b"the next")
+
+
+@pytest.mark.parametrize("operation", ["open_file", "write", "stat"])
+async def test_a_quota_that_cannot_be_recorded_holds_up_nobody_else(tmp_path: Path, operation: str) -> None:
+    """While writing to `maildirsize` hangs, other maildirs get their mail, and can be closed; then it is recorded."""
+    gate, commit, disk = Gate(), GroupCommit(), FaultDisk()
+    maildir = Maildir(tmp_path / "m", commit=commit, disk=disk, quota=Quota(messages=10))
+    other = Maildir(tmp_path / "other", commit=commit, disk=disk, quota=Quota(messages=10))
+    for each in (maildir, other, maildir, other):
+        await each.append(b"first use")
+    nth = 3 if operation == "stat" else 1  # when it is admitted, before it is recorded, and after
+    disk.faults.append(Fault(operation, gate=gate, path=f"{tmp_path}/m/maildirsize", nth=nth))
+    hung = asyncio.ensure_future(maildir.append(b"hung"))
+    await gate.reached()
+    assert sorted(contents(maildir.path)["new"]) == [b"first use", b"first use", b"hung"]
+    await _settle(*(other.append(b"%d" % number) for number in range(5)))
+    await _settle(other.aclose())
+    closing = asyncio.ensure_future(maildir.aclose())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    assert not hung.done()
+    gate.open()
+    assert isinstance(await hung, Delivered)
+    await closing
+    assert await asyncio.to_thread(commit.wait_idle, PATIENCE_S)
+    for each, messages in ((maildir, 3), (other, 7)):
+        held = parse_held(Path(each.path, "maildirsize").read_bytes())
+        assert held is not None
+        assert held.messages == messages

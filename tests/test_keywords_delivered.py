@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from maildir_async.disk.keywords import Keywords
 from maildir_async.errors import KeywordsFullError
 from maildir_async.format.keywords import key, parse_keywords
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import Gate, contents, turns
+from support import Gate, contents, some, turns
 
 LONG: Final = b"long " * 120_000
 
@@ -93,6 +94,26 @@ async def test_each_maildir_of_a_fan_out_has_letters_of_its_own(tmp_path: Path) 
         paths = [outcome.delivered.path for outcome in outcomes if outcome.delivered is not None]
         assert [path.rpartition(",")[2] for path in paths] == ["a", "b", "a"]
         assert len({os.stat(path).st_ino for path in paths}) == 1
+
+
+@pytest.mark.parametrize("step", some([11, 1], 2))
+async def test_a_maildir_that_is_removed_meanwhile_defines_its_letters_again(tmp_path: Path, step: int) -> None:
+    """Whenever one of several maildirs is removed: what is there has letters that are defined there."""
+    for at in itertools.count(1, step):
+        root = tmp_path / str(at)
+        disk, commit = FaultDisk(), GroupCommit()  # one, whose thread removes it: nobody is at work meanwhile
+        a, b = (Maildir(root / name, disk=disk, commit=commit) for name in ("a", "b"))
+        for maildir in (a, b):
+            await maildir.append(b"first use")
+        disk.calls.clear()
+        disk.faults.append(Fault("", nth=at, gate=partial(shutil.rmtree, root / "b")))
+        await deliver(b"x", [a, b], keywords=["k"])
+        for maildir in (a, b):
+            for path in Path(maildir.path, "cur").glob("*"):
+                assert _meant(str(path), Path(maildir.path, "dovecot-keywords").read_bytes()) == {b"k"}
+        if len(disk.calls) < at:
+            assert at > 30
+            return
 
 
 async def test_a_maildir_of_a_fan_out_that_has_no_letter_left_fails_alone(tmp_path: Path) -> None:

@@ -722,7 +722,7 @@ async def test_adapters_work_for_any_consumer() -> None:
     assert (bytes(consumer.received), consumer.ended) == (MAIL, 1)
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     chunks=st.lists(st.binary(max_size=40) | st.sampled_from([b"\r", b"\n", b"\r\n", b"", BIG]), max_size=12),
     kind=st.sampled_from(sorted(KINDS)),

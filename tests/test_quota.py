@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def test_what_a_file_says(data: bytes, held: Held | None) -> None:
         ("100", Limits(100, 0)),
         ("100s,5c", Limits(100, 5)),
         ("5C, 1k", Limits(1024, 5)),
+        ("1.5GiB,5C", Limits(3 * 2**29, 5)),
         ("file", None),
     ],
 )
@@ -88,7 +90,7 @@ def test_a_quota_as_people_write_it(text: str, limits: Limits | None) -> None:
     assert limits_of(text) == limits
 
 
-@pytest.mark.parametrize("text", ["", "much", "1G,2G", "1C,1C", "0", "-1", "1T", "1,", "99999999999999999999"])
+@pytest.mark.parametrize("text", ["", "much", "1G,2G", "1C,1C", "0", "-1", "1TB", "1.5C", "1,", "99999999999999999999"])
 def test_what_is_no_quota(text: str) -> None:
     """Anything else is refused by name."""
     with pytest.raises(ValueError, match="quota"):
@@ -357,6 +359,38 @@ async def test_limits_out_of_the_file(tmp_path: Path) -> None:
     assert told(maildir).limits == Limits(1000, 2)
 
 
+@pytest.mark.parametrize("whose", ["own", "another's"])
+async def test_what_is_counted_before_it_is_recorded_counts_once(tmp_path: Path, whose: str) -> None:
+    """A message that is visible and not yet recorded, while all is counted anew, is not in the file twice.
+
+    In another process that is another `Disk` here. What it counted is not believed, since Dovecot may have missed it.
+    """
+    gate = Gate()
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    theirs = disk if whose == "own" else FaultDisk()
+    other = Maildir(maildir.path, quota=Quota(messages=100), commit=GroupCommit(), disk=theirs)
+    await maildir.create()
+    await maildir.check_room()
+    disk.faults.append(Fault("sync", gate=gate, path="m/new"))
+    task = asyncio.ensure_future(maildir.append(MESSAGE))
+    await gate.reached()
+    assert there(maildir.path) == (100, 1)
+    with open(tmp_path / "m" / "maildirsize") as kept:  # whose inode is nobody else's as long as it is open
+        os.unlink(kept.name)
+        await other.append(MESSAGE)
+        assert told(other)[1:3] == (200, 2)
+        gate.open()
+        await task
+    for number in (3, 4):
+        await maildir.append(MESSAGE)
+        await maildir.check_room()
+        assert told(maildir)[1:3] == there(maildir.path) == (100 * number, number)
+    await other.append(MESSAGE)
+    assert told(maildir)[1:3] == there(maildir.path) == (500, 5)
+    await other.commit.aclose()
+
+
 async def test_one_full_maildir_of_several(tmp_path: Path) -> None:
     """A message for several maildirs is refused for those that are full, and stored in the others."""
     full, other, third = (Maildir(tmp_path / name, quota=Quota(messages=2)) for name in ("full", "other", "third"))
@@ -378,6 +412,49 @@ async def test_a_transaction_is_refused_as_a_whole(tmp_path: Path) -> None:
     assert there(maildir.path) == (0, 0)
     await maildir.append_many([MESSAGE] * 3, atomic=True)
     assert told(maildir).messages == 3
+
+
+async def test_a_transaction_that_comes_to_nothing_takes_no_room(tmp_path: Path) -> None:
+    """Given up before it is published, or taken back after: the file says what is there, and nothing is reserved."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=5), disk=disk)
+    await maildir.append(MESSAGE)
+    await maildir.append(MESSAGE)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield MESSAGE
+        raise ValueError("broken")
+
+    with pytest.raises(AppendError, match="broken"):
+        await maildir.append_many([MESSAGE, MESSAGE, broken()], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (200, 2)
+    disk.faults.append(Fault("rename_noreplace", errno.EIO, nth=2))
+    with pytest.raises(AppendError, match="Input/output"):
+        await maildir.append_many([MESSAGE, MESSAGE], atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (200, 2)
+    await maildir.append_many([MESSAGE] * 3, atomic=True)
+    assert told(maildir)[1:3] == there(maildir.path) == (500, 5)
+
+
+async def test_what_could_not_be_recorded_is_counted(tmp_path: Path) -> None:
+    """A line that cannot be added to the file, or only in part, is missed once: the next message has all counted."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=5), disk=disk)
+    await maildir.append(MESSAGE)
+    for fault in (
+        Fault("open_file", errno.EIO, path="maildirsize"),
+        Fault("write", errno.ENOSPC, path="maildirsize"),
+        Fault("write", errno.ENOSPC, path="maildirsize", nth=2),
+    ):
+        await maildir.append(MESSAGE)
+        disk.faults[:] = [fault, Fault("write", path="maildirsize", shorten=2)]
+        await maildir.append(MESSAGE)
+        disk.faults.clear()
+        await maildir.append(MESSAGE)
+        assert told(maildir)[1:3] == there(maildir.path)
+        for path in Path(maildir.path, "new").iterdir():
+            path.unlink()
+        Path(maildir.path, "maildirsize").unlink()
 
 
 async def test_a_warning_when_a_part_is_passed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Item, LeftBehind, names_in_use, settled
+from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, LeftBehind, Record, Syncable, names_in_use, settled
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
@@ -47,9 +47,9 @@ class Keeper:
     def __init__(self, patience_s: float = LONG_S) -> None:
         self.patience_s = patience_s
         self.syncers = Crew(64, "syncs")
-        self.left: list[tuple[Syncs, dict[int, Item], int]] = []
+        self.left: list[tuple[Syncs, dict[int, Syncable], int]] = []
 
-    def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
+    def finish_syncs(self, syncs: Syncs, items: dict[int, Syncable], step: int) -> None:
         self.left.append((syncs, items, step))
 
 
@@ -151,7 +151,7 @@ class Driver:
     def __init__(self, round_: Round, keeper: Keeper) -> None:
         self._round = round_
         self._keeper = keeper
-        self.left: list[tuple[Item | None, int]] = []
+        self.left: list[tuple[Syncable | Record | None, int]] = []
         self.over = threading.Event()
 
     def drive(self) -> None:

@@ -4,9 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+from maildir_async.command.answers import write_line
+from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
 from maildir_async.mail_import.importer import import_mail
@@ -17,37 +19,42 @@ from maildir_async.mailbox.maildir import Maildir
 
 __all__ = ["add_parser"]
 
-_EPILOG: Final = """\
-A SOURCE is an mbox, a Maildir with its folders, an MH folder, a directory of .eml files or mboxes, an .eml file, or -
-for standard input; files may be compressed by gzip. What has been imported from the same SOURCE before is not imported
-again, so that after an interruption the same command is given again.
-
-exit codes: 0 all is imported; 65 some of it could not be read, and is named on standard error; 66 a SOURCE cannot be
-opened; 75 the maildir refused some of it, or this was interrupted: to be tried again; 64 wrong usage
-
-examples:
-  maildir-async import ~/mail/inbox ~/Maildir
-  maildir-async import --dry-run --folder Archive old.mbox.gz ~/Maildir
-  maildir-async import ~/.thunderbird/x.default/Mail/"Local Folders" ~/Maildir
-"""
-
 Progress = Callable[[int, int | None, int], object]
 
 
-def add_parser(commands: Any) -> None:
-    """Add ``import`` to the commands of an argument parser."""
-    parser = commands.add_parser(
+def add_parser(commands: Commands) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
         "import",
-        help="import mboxes, Maildirs, MH folders and .eml files, each message once",
-        description="Import mail of other formats into a maildir.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _import,
+        summary="import mboxes, Maildirs, MH folders and .eml files, each message once",
+        description="""
+            Import mail of other formats into a maildir. A SOURCE is an mbox, a Maildir with its folders, an MH folder,
+            a directory of .eml files or mboxes, an .eml file, or - for standard input. Files may be compressed by gzip.
+
+            What has been imported from the same SOURCE before is not imported again: after an interruption, whatever it
+            was, give the same command again.
+            """,
+        epilog="""
+            examples:
+              maildir-async import ~/mail/inbox ~/Maildir
+              maildir-async import --dry-run --folder Archive old.mbox.gz ~/Maildir
+              zcat 2019-*.mbox.gz | maildir-async import - ~/Maildir
+
+            exit codes:
+              0   all is imported, or was before
+              64  the command line is wrong
+              65  some of it could not be read, and is named on standard error
+              66  a SOURCE cannot be opened
+              75  it may work later: MAILDIR did not take some of it, or is none; another
+                  import into it is under way; or a signal came
+            """,
     )
-    parser.set_defaults(command=_import)
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="where the mail is; - is standard input")
     parser.add_argument("maildir", metavar="MAILDIR", help="where it goes; made if it is not there")
     parser.add_argument(
-        "--dry-run", action="store_true", help="look at all of it, say what would be done, store nothing"
+        "--dry-run", action="store_true", help="look at all of it, and store nothing"
     )
     parser.add_argument("--folder", metavar="NAME", help="the folder that it goes to, or below, such as Archive/2024")
     parser.add_argument(
@@ -56,7 +63,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="what remembers what has been imported; in MAILDIR by default"
     )
-    parser.add_argument("--durability", default="full", choices=[level.value for level in Durability])
+    parser.add_argument(
+        "--durability", default="full", choices=[level.value for level in Durability], help="what is synced"
+    )
     parser.add_argument("--no-create", dest="create", action="store_false", help="fail if there is no maildir")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar, also on a terminal")
 
@@ -104,10 +113,7 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     """Write a line to standard error. A terminal must not take what a file is called for commands."""
-    line = "maildir-async: " + "".join(one if one.isprintable() else "?" for one in text) + "\n"
-    if sys.stderr is not None:
-        with suppress(OSError):  # nobody reads it
-            os.write(sys.stderr.fileno(), os.fsencode(line))
+    write_line(sys.stderr, "maildir-async: " + "".join(one if one.isprintable() else "?" for one in text))
 
 
 def _bar(source: str, *, is_wanted: bool) -> AbstractContextManager[Progress | None]:
@@ -116,7 +122,7 @@ def _bar(source: str, *, is_wanted: bool) -> AbstractContextManager[Progress | N
         return nullcontext()
     try:
         # Here, since it takes long, and only a person at a terminal has use for it: the extra `cli` brings it.
-        from maildir_async.command.progress import shown
+        from maildir_async.command.importing_bar import shown
     except ImportError:
         return nullcontext()
     return shown(source, _size_of(source))

@@ -1,39 +1,71 @@
-"""A bar on a terminal, by rich: the extra `cli`. Imported only where there is a terminal."""
+"""The progress of several FILEs, on a terminal."""
 
-import os
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from maildir_async.command.answers import write_line
 
-__all__ = ["shown"]
+__all__ = ["NO_PROGRESS", "Progress", "progress_of"]
+
+
+class Progress:
+    """Shows nothing: standard error is no terminal, or rich is not installed."""
+
+    def show(self, settled: int) -> None:
+        """Show that *settled* FILEs have been delivered, or have failed."""
+
+    def write(self, stream: Any, line: str) -> None:
+        """Write a line on standard output or standard error."""
+        write_line(stream, line)
+
+    def end(self) -> None:
+        """Take it from the terminal."""
+
+
+class _Bar(Progress):
+    """A bar on standard error. That a terminal has been closed is no failure of a delivery."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    def show(self, settled: int) -> None:
+        with suppress(OSError):
+            self._bar.update(self._task, completed=settled)
+
+    def write(self, stream: Any, line: str) -> None:
+        if stream is not None and stream.isatty():  # above the bar, and not into it
+            with suppress(OSError):
+                self._bar.console.out(line, highlight=False)
+        else:
+            write_line(stream, line)
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self._bar.stop()
+
+
+NO_PROGRESS: Final = Progress()
 
 
 @contextmanager
-def shown(source: str, size: int | None) -> Generator[Callable[[int, int | None, int], object], None, None]:
-    """Show a bar for *source*, which is about *size* bytes; give what is to be called with how far it is.
-
-    It is gone at the end: what has been done is said in a line of its own.
-    """
-    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
-    columns += [TextColumn("{task.fields[messages]} messages"), DownloadColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task(os.path.basename(source) or source, total=size, messages="0")
-
-        def on_progress(done: int, total: int | None, at: int) -> None:
-            messages = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-            # Without a size the share of messages is that of bytes, as far as one knows.
-            whole = size if size is not None or not total or not done else max(at, at * total // done)
-            progress.update(task, completed=at, total=whole, messages=messages)
-
-        yield on_progress
+def progress_of(total: int) -> Generator[Progress, None, None]:
+    """Give what shows the progress of *total* FILEs: a bar if standard error is a terminal and rich is installed."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield NO_PROGRESS
+        return
+    try:
+        # Only here: no program waits for it that has no use for a bar. It comes with the extra `cli`.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+    except ImportError:
+        yield NO_PROGRESS
+        return
+    columns = (TextColumn("delivering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # What other code writes to sys.stdout and sys.stderr is its own.
+    bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    with bar:
+        yield _Bar(bar, bar.add_task("delivering", total=total))

@@ -7,18 +7,14 @@ is reserved, so that many deliveries at once cannot all pass.
 
 import contextlib
 import errno
-import os
-import threading
 import time
-import weakref
-from asyncio import AbstractEventLoop
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final
 
+from maildir_async.commit.usage import Asking, Shared, shared_by
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.maildirsize import Version, count, read, record, root_of, version_of
-from maildir_async.errors import MaildirError, QuotaExceededError, UncertainAppendError
-from maildir_async.format.delivered import Delivered
+from maildir_async.disk.maildirsize import FILE, Version, count, read, record, root_of, version_of
+from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.folders import FolderEncoding, folder_of
 from maildir_async.format.names import UniqueNames
 from maildir_async.format.quota import Limits, Quota, QuotaUsage
@@ -31,56 +27,6 @@ BELIEVED_S: Final = 15 * 60
 #: The same where there was no file to leave it in, since the maildir changed while it was counted: not each message of
 #: a batch is to list all of it again.
 UNKEPT_S: Final = 5.0
-
-
-class Asking(Protocol):
-    """A message: `maildir_async.commit.entry.Entry`."""
-
-    size: int
-    reserved: int  # bytes that are reserved for it, or -1
-    loop: AbstractEventLoop
-    delivered: Delivered | None
-    error: MaildirError | None
-
-    def warn(self, warning: str) -> None:
-        """Have it among the warnings of a message that is delivered."""
-        ...
-
-
-class _Shared:
-    """What all objects for one maildir and one set of limits have in common.
-
-    Attributes:
-        lock: held while the file is looked at, counted anew, or added to.
-        size, number: what the maildir holds.
-        limits: what it may hold.
-        lines: of the file.
-        version: of the file that these are from; None if there is none.
-        counted_at: when it was counted, or the file was written (seconds since the epoch).
-        reserved, reserved_number: for messages admitted and not settled.
-        trouble: why the file is not as it should be, or "".
-
-    """
-
-    __slots__ = (
-        *("__weakref__", "counted_at", "is_known", "limits", "lines", "lock", "number", "reserved"),
-        *("reserved_number", "size", "trouble", "version"),
-    )
-
-    def __init__(self) -> None:
-        self.limits = Limits()
-        self.size = self.number = self.lines = 0
-        self.version: Version | None = None
-        self.counted_at = 0.0
-        self.is_known = False
-        self.trouble = ""
-        self.reset()
-        _all.add(self)
-
-    def reset(self) -> None:
-        """Start anew, in a forked child: what is reserved is for the parent's messages."""
-        self.lock = threading.Lock()
-        self.reserved = self.reserved_number = 0
 
 
 class Allowance:
@@ -104,7 +50,7 @@ class Allowance:
         self._mode = mode
         self._encoding: FolderEncoding = encoding
         self._root: str | None = None
-        self._shared_one: _Shared | None = None
+        self._shared_one: Shared | None = None
 
     def admit(self, entry: Asking) -> None:
         """Reserve what *entry* takes; `QuotaExceededError` if that is too much. A broken file is only a warning."""
@@ -114,9 +60,10 @@ class Allowance:
         shared = self._shared()
         with shared.lock:
             self._look(shared, size)
-            shared.reserved += size
-            shared.reserved_number += 1
-            entry.reserved = size
+            with shared.reserving:
+                shared.reserved += size
+                shared.reserved_number += 1
+                entry.reserved = size
             trouble = shared.trouble
         if trouble:
             entry.warn(f"maildirsize is not kept: {trouble}")
@@ -127,56 +74,57 @@ class Allowance:
         with shared.lock:
             self._look(shared, size)
 
+    def is_passed_by(self, size: int) -> bool:
+        """Whether a message of *size* bytes is too much by what this process knows. No I/O: `check` has to be asked."""
+        shared = self._shared_one
+        return shared is not None and shared.is_known and self._is_over(shared, size)
+
     def give_back(self, entry: Asking) -> None:
         """Give back what is reserved for *entry*, which has come to nothing, unless that has been done."""
         shared = self._shared()
-        with shared.lock:
-            size, entry.reserved = entry.reserved, -1
-            if size >= 0:
-                shared.reserved -= size
-                shared.reserved_number -= 1
+        with shared.reserving:  # and not the file, which may be on a disk that hangs
+            shared.take_out(entry)
+
+    def about_to_publish(self, entry: Asking) -> None:
+        """Note which file is known right before *entry* can be seen. One that is there later may have counted it."""
+        shared = self._shared()
+        entry.quota_file = shared.inode, shared.counts
 
     def settle(self, entries: Sequence[Asking]) -> None:
-        """Record those of *entries* that are there, by one line, and give back what the others had. Never raises."""
-        shared, size, number = self._shared(), 0, 0
-        last: Asking | None = None
+        """Record those of *entries* that are there, by one line, and give back what failed ones have. Never raises."""
+        entries = [entry for entry in entries if entry.reserved >= 0]
+        there = [entry for entry in entries if entry.path]
+        for entry in entries:
+            if entry.error is not None and not entry.path:
+                self.give_back(entry)
+        if not there:
+            return
+        shared, last = self._shared(), there[-1]
+        came: dict[tuple[int, int], tuple[int, int]] = {}  # bytes and messages, by the file that there was
         with shared.lock:
-            for entry in entries:
-                if entry.reserved < 0:
-                    continue
-                shared.reserved -= entry.reserved
-                shared.reserved_number -= 1
-                if entry.delivered is not None or isinstance(entry.error, UncertainAppendError):
-                    size += entry.reserved
-                    number += 1
-                    last = entry
-                entry.reserved = -1
-            if not number:
-                return
+            with shared.reserving:
+                for entry in there:
+                    size, number = came.get(entry.quota_file, (0, 0))
+                    came[entry.quota_file] = size + shared.take_out(entry), number + 1
             before = self._usage(shared)
-            self._record(shared, size, number)
+            self._record(shared, came)
             after = self._usage(shared)
         is_passed = any(before.fraction < part <= after.fraction for part in self.quota.warn_at)
-        if is_passed and last is not None and self.quota.on_warning is not None:
+        if is_passed and self.quota.on_warning is not None:
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
                 last.loop.call_soon_threadsafe(self.quota.on_warning, after)
 
-    def _shared(self) -> _Shared:
+    def _shared(self) -> Shared:
         shared = self._shared_one
         if shared is None:
             root = self._root = root_of(self._directories)
-            key = (self._directories.disk, root, self.quota.limits, self.quota.ignore)
-            with _finding:
-                shared = _by_maildir.get(key)
-                if shared is None:
-                    shared = _by_maildir[key] = _Shared()
-            self._shared_one = shared
+            shared = self._shared_one = shared_by((self._directories.disk, root, self.quota.limits, self.quota.ignore))
         return shared
 
-    def _usage(self, shared: _Shared) -> QuotaUsage:
+    def _usage(self, shared: Shared) -> QuotaUsage:
         return QuotaUsage(self._root or "", shared.size, shared.number, *shared.limits)
 
-    def _look(self, shared: _Shared, size: int) -> None:
+    def _look(self, shared: Shared, size: int) -> None:
         """Raise `QuotaExceededError` if *size* bytes more are too much, also when it is counted anew."""
         self._learn(shared)
         if not self._is_over(shared, size):
@@ -191,10 +139,10 @@ class Allowance:
             reply=self.quota.over,
         )
 
-    def _is_over(self, shared: _Shared, size: int) -> bool:
+    def _is_over(self, shared: Shared, size: int) -> bool:
         return shared.limits.refuse(shared.size + shared.reserved + size, shared.number + shared.reserved_number + 1)
 
-    def _learn(self, shared: _Shared) -> None:
+    def _learn(self, shared: Shared) -> None:
         """Know what the file says now: it is read if it is another than before, and counted anew if it has to be."""
         disk, root = self._directories.disk, self._root or ""
         try:
@@ -202,6 +150,7 @@ class Allowance:
                 return
             found = read(disk, root)
         except FileNotFoundError:
+            shared.inode = 0
             self._learn_without(shared)
             return
         except OSError as exc:
@@ -210,15 +159,16 @@ class Allowance:
             return
         shared.trouble = ""
         limits = self.quota.limits
-        if found.held is None or (limits is not None and found.held.limits != limits):
+        if found.held is None or shared.is_wrong or (limits is not None and found.held.limits != limits):
             shared.limits = found.limits
             self._count(shared)
             return
         shared.limits = found.held.limits
         shared.size, shared.number, shared.lines = found.held.bytes, found.held.messages, found.held.lines
         shared.version, shared.counted_at, shared.is_known = found.version, found.mtime, True
+        shared.inode = found.version[1]
 
-    def _learn_without(self, shared: _Shared) -> None:
+    def _learn_without(self, shared: Shared) -> None:
         """Know what the maildir holds where no file says so: it is counted, and that is believed for a while."""
         if self.quota.limits is None:  # and nothing else says what it may hold
             shared.limits, shared.version, shared.is_known = Limits(), None, True
@@ -227,10 +177,11 @@ class Allowance:
         if not shared.is_known or shared.version is not None or _age(shared) > believed_s:
             self._count(shared)
 
-    def _count(self, shared: _Shared) -> None:
+    def _count(self, shared: Shared) -> None:
         if self.quota.limits is not None:
             shared.limits = self.quota.limits
         disk, root = self._directories.disk, self._root or ""
+        shared.is_wrong = shared.is_kept = False
         try:
             counted = count(
                 self._directories,
@@ -249,32 +200,67 @@ class Allowance:
         is_absent = failure is not None and failure.errno == errno.ENOENT  # the maildir is about to be made
         shared.counted_at, shared.is_known, shared.version = time.time(), not is_absent, None
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
+        if not shared.trouble:
+            shared.inode = 0
         if counted.is_kept:
+            shared.is_kept = True
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
+                shared.own = shared.inode = shared.version[1]
+                shared.counts += 1
 
     def _ignores(self, directory: str) -> bool:
         return self.quota.ignores(folder_of(directory, self._encoding))
 
-    def _record(self, shared: _Shared, size: int, number: int) -> None:
-        """Add a line to the file, if there is one: whoever finds none counts."""
+    def _record(self, shared: Shared, came: Mapping[tuple[int, int], tuple[int, int]]) -> None:
+        """Add a line to the file, if there is one: whoever finds none counts.
+
+        What was there when this process counted is in its file. Whether it is in one that others have counted nobody
+        knows (Dovecot does not see what comes in the second of its count), so that file goes, and is counted anew.
+        """
         disk, root, before = self._directories.disk, self._root or "", shared.version
+        size, number, is_doubtful = 0, 0, False
+        now: Version | None = None
+        failure: OSError | None = None
+        try:
+            now = version_of(disk, root)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            failure = exc
+        for (inode, counts), (size_then, number_then) in came.items():
+            if now is not None and now[1] == shared.own and counts != shared.counts:
+                continue
+            is_doubtful = is_doubtful or (now is not None and now[1] != inode)
+            size += size_then
+            number += number_then
+        if not number:
+            return
         shared.size += size
         shared.number += number
         shared.lines += 1
         try:
-            is_same = before is not None and version_of(disk, root) == before
+            if failure is not None:
+                raise failure
+            if is_doubtful:
+                disk.unlink(f"{root}/{FILE}")
+                shared.is_known, now = False, None
+            if now is None:
+                shared.version, shared.inode = None, 0
+                return
             version = record(disk, root, size, number)
+            shared.inode = version[1]
         except FileNotFoundError:
             shared.version = None
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
+            shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
         else:
-            shared.version = version if is_same else None
-            shared.is_known = is_same
+            shared.version = version if now == before else None
+            shared.is_known = now == before
 
 
-def _age(shared: _Shared) -> float:
+def _age(shared: Shared) -> float:
     """Return the seconds since it was counted; a clock that was wrong then, or is now, makes it old."""
     return abs(time.time() - shared.counted_at)
 
@@ -282,18 +268,3 @@ def _age(shared: _Shared) -> float:
 def _told(limits: Limits) -> str:
     told = [f"{limit} {what}" for limit, what in zip(limits, ("bytes", "messages"), strict=True) if limit]
     return " and ".join(told)
-
-
-_finding = threading.Lock()
-_all: Final["weakref.WeakSet[_Shared]"] = weakref.WeakSet()
-_by_maildir: Final["weakref.WeakValueDictionary[object, _Shared]"] = weakref.WeakValueDictionary()
-
-
-def _start_afresh() -> None:
-    global _finding
-    _finding = threading.Lock()
-    for shared in list(_all):
-        shared.reset()
-
-
-os.register_at_fork(after_in_child=_start_afresh)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from maildir_async.commit.batch import Item, Keeper
+from maildir_async.commit.batch import Item, Keeper, Record, Syncable
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.target import FileSystem, Target
@@ -30,7 +30,7 @@ class Alone:
     def __init__(self, keeper: Owner) -> None:
         self._keeper = keeper
 
-    def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
+    def finish_syncs(self, syncs: Syncs, items: dict[int, Syncable], step: int) -> None:
         """Wait for the syncs of *items*, by their numbers, and have each finished in a thread of its own."""
         while items:
             ended = [number for number in list(syncs.ended) if number in items]
@@ -41,7 +41,7 @@ class Alone:
                 for each in item.entries if isinstance(item, FileSystem) else (item,):
                     self.apart(partial(self._finish_synced, each, failure, step))
 
-    def _finish_synced(self, item: Item, failure: BaseException | None, step: int) -> None:
+    def _finish_synced(self, item: Syncable, failure: BaseException | None, step: int) -> None:
         item.sync_ended(failure)
         self.finish(item, step)
 
@@ -74,6 +74,9 @@ class Alone:
                 self._keeper.settle(entries)
                 raise
             self._keeper.settle(entries)
+            return
+        if isinstance(item, Record):
+            self._keeper.settle(item.entries)
             return
         if isinstance(item, FileSystem):
             for entry in item.entries:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from maildir_async.commit.entry import Entry
+from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.target import Above, FileSystem, Target
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.rights import Rights
@@ -20,6 +21,7 @@ from maildir_async.disk.threads import Crew
 __all__ = [
     "OVER",
     "PUBLISH",
+    "RECORD",
     "SYNC",
     "SYNC_DIRECTORIES",
     "WRITE",
@@ -28,6 +30,8 @@ __all__ = [
     "Item",
     "Keeper",
     "LeftBehind",
+    "Record",
+    "Syncable",
     "Tmp",
     "hold",
     "let_go",
@@ -40,9 +44,26 @@ WRITE: Final = 0
 SYNC: Final = 1
 PUBLISH: Final = 2
 SYNC_DIRECTORIES: Final = 3
-OVER: Final = 4
+RECORD: Final = 4
+OVER: Final = 5
 
-Item = Entry | Target | Above | FileSystem
+
+class Record:
+    """What a maildir with a quota has got in this round, to be recorded there at once."""
+
+    __slots__ = ("entries", "mailbox")
+
+    def __init__(self, mailbox: Mailbox, entries: list[Entry]) -> None:
+        self.mailbox = mailbox
+        self.entries = entries
+
+    def make(self) -> None:
+        """Record it. Never raises."""
+        self.mailbox.record(self.entries)
+
+
+Syncable = Entry | Target | Above | FileSystem
+Item = Syncable | Record
 
 #: What the driver has in hand: one at most. None is what belongs to no message.
 Hand = dict[Item | None, None]
@@ -54,7 +75,7 @@ class Keeper(Protocol):
     patience_s: float  # for which nothing may move before the rest is left behind
     syncers: Crew  # threads for syncs that the kernel does not do
 
-    def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
+    def finish_syncs(self, syncs: Syncs, items: dict[int, Syncable], step: int) -> None:
         """Wait, in a thread of its own, for the syncs of *items*, by their numbers, and finish each alone."""
         ...
 
@@ -218,6 +239,8 @@ class Batch:
             if isinstance(item, FileSystem):
                 for entry in item.entries:
                     gone.update(entry.family)
+            elif isinstance(item, Record):
+                gone.update(item.entries)
             elif not isinstance(item, Entry):
                 gone.update(item.entries)
                 for target in item.targets if isinstance(item, Above) else (item,):

@@ -107,6 +107,7 @@ class Entry:
         tmp_name: its file's in ``tmp/`` while it is there: the same, but for a stream.
         fd: its file's descriptor, while it is open.
         reserved: bytes that its maildir's quota keeps for it, or -1.
+        quota_file: which ``maildirsize`` there was right before it was published.
         path: where it has been published, "" before.
         copy: of a message with links that cannot be: its file, to be copied and closed by whoever settles them.
         refusal: of a message whose links may be published: why it is not to be.
@@ -117,7 +118,19 @@ class Entry:
     __slots__ = (
         *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
         *("file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan"),
-        *("refusal", "reserve_fd", "reserved", "size", "source", "stage", "state", "taken_at", "tmp_name", "warnings"),
+        *(
+            "quota_file",
+            "refusal",
+            "reserve_fd",
+            "reserved",
+            "size",
+            "source",
+            "stage",
+            "state",
+            "taken_at",
+            "tmp_name",
+            "warnings",
+        ),
         *("whole_at", "wire_size"),
     )
 
@@ -158,6 +171,7 @@ class Entry:
         self.durability = plan.durability
         self.flags = plan.flags
         self.reserved = -1
+        self.quota_file: tuple[int, int] = (0, 0)
         self.warnings: list[str] | None = None
         self.refusal: BaseException | None = None
         self.copy: BinaryIO | None = None

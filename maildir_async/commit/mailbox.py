@@ -8,7 +8,8 @@ from asyncio import AbstractEventLoop, Future
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from maildir_async.commit.allowance import Allowance, Asking
+from maildir_async.commit.allowance import Allowance
+from maildir_async.commit.usage import Asking
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.keywords import Keywords
 from maildir_async.errors import UncertainAppendError
@@ -145,13 +146,19 @@ class Mailbox:
                 self.listeners = weakref.WeakSet()
             self.listeners.add(listener)
 
+    def record(self, entries: Sequence[Asking]) -> None:
+        """Record what those of *entries* take that are there, unless that has been done. Never raises. Blocks."""
+        if self.quota is not None:
+            self.quota.settle(entries)
+
     def settled(self, entries: Sequence[Asking]) -> None:
         """Count the outcomes of *entries*, all of this mailbox, in the order of publication. In any thread.
 
-        `tell_if_drained` is to follow, once their loops have been told. Blocks where there is a quota.
+        `tell_if_drained` is to follow, once their loops have been told. Blocks as `record` does, whose work is done if
+        it has not been.
         """
         if self.quota is not None:
-            self.quota.settle(entries)
+            self.record(entries)
         with self._lock:
             for entry in entries:
                 if entry.delivered is not None:

@@ -8,7 +8,7 @@ from maildir_async.commit.batch import PUBLISH, Batch, Hand, LeftBehind, hold
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.syncing import DirectorySyncing
 from maildir_async.commit.target import Target
-from maildir_async.commit.writing import rename
+from maildir_async.commit.writing import give_letters, rename
 from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, UNLINKABLE
 from maildir_async.disk.publishing import move, put_link
 from maildir_async.disk.streamfile import NAME_TRIES
@@ -55,6 +55,8 @@ class Publishing:
             hand[entry] = None
             failure: BaseException | None = None
             try:
+                if entry.reserved >= 0 and entry.mailbox.quota is not None:
+                    entry.mailbox.quota.about_to_publish(entry)
                 if plan.held:
                     _close_file(entry)
                     hold(entry)
@@ -127,6 +129,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
         entry.stage = "publish"
         if found is None:
             found = Target.found(entry.mailbox.directories, path)
+        _look_at_letters(entry)
         try:
             _give_name(entry, path, found)
         except FileNotFoundError:
@@ -134,6 +137,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
                 found.close()
             found = target
             found = Target.found(entry.mailbox.directories, path)
+            _look_at_letters(entry)
             _give_name(entry, path, found)
     except BaseException:
         if found is not None and found is not target:
@@ -141,6 +145,16 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
         raise
     entry.directory_id = found.identity
     return found
+
+
+def _look_at_letters(entry: Entry) -> None:
+    """Have the letters of a link defined, which may have gone with its maildir: that is there again by now, if it has.
+
+    A message that is no link has its file there, so that it would be gone as well.
+    """
+    if entry.source is not None and entry.plan.keywords:
+        give_letters(entry)
+        entry.stage = "publish"
 
 
 def _close_file(entry: Entry) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from maildir_async.commit.admission import Admission
 from maildir_async.commit.alone import Alone
-from maildir_async.commit.batch import Item, LeftBehind, settled
+from maildir_async.commit.batch import LeftBehind, Syncable, settled
 from maildir_async.commit.donation import Donation
 from maildir_async.commit.entry import QUEUED, SETTLED, TAKEN, WITHDRAWN, Entry
 from maildir_async.commit.mailbox import Mailbox
@@ -221,7 +221,7 @@ class Queue:
                     self._lead(round_)
         return now
 
-    def finish_syncs(self, syncs: Syncs, items: dict[int, Item], step: int) -> None:
+    def finish_syncs(self, syncs: Syncs, items: dict[int, Syncable], step: int) -> None:
         """Have those of *items*, by their numbers, whose syncs hang finished, each when its sync has ended."""
         self._alone.apart(partial(self._alone.finish_syncs, syncs, items, step))
 

@@ -1,12 +1,13 @@
 """One batch of messages on its way to the disk, and who has which of them in hand.
 
-A round takes its messages through four steps, each finished before the next begins::
+A round takes its messages through five steps, each finished before the next begins::
 
     WRITE              create in tmp/, write what is still in memory
     SYNC               of each file, side by side (one after another they would gain nothing on a journal),
                        or with ``syncfs`` one for each file system
     PUBLISH            close each, and move it into new/ or cur/
     SYNC_DIRECTORIES   of each directory that got messages, and of those above it that may not be durable
+    RECORD             what they take, where a maildir has a quota
 
 One thread drives it, by a plain loop over the messages for each step. What it does for one message may block; for that
 time it has the message *in hand*. If it hangs, whoever notices leaves the message behind: it leaves the round, which
@@ -19,9 +20,10 @@ import errno
 import os
 import time
 
-from maildir_async.commit.batch import OVER, PUBLISH, SYNC, WRITE, Batch, Hand, Keeper, LeftBehind
+from maildir_async.commit.batch import OVER, PUBLISH, SYNC, SYNC_DIRECTORIES, WRITE, Batch, Hand, Keeper, LeftBehind
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.publishing import Publishing
+from maildir_async.commit.recording import Recording
 from maildir_async.commit.syncing import DirectorySyncing, FileSyncing
 from maildir_async.commit.target import Target
 from maildir_async.commit.writing import Writing
@@ -49,6 +51,7 @@ class Round(Batch):
         self._syncing = FileSyncing(self, syncfs=syncfs)
         self._syncing_directories = DirectorySyncing(self)
         self._publishing = Publishing(self, self._syncing_directories)
+        self._recording: Recording | None = None  # wanted by few
 
     @classmethod
     def of_one(cls, entry: Entry, keeper: Keeper, step: int) -> "Round":
@@ -88,10 +91,16 @@ class Round(Batch):
                     self.sync_s += time.monotonic() - began
                 elif step == PUBLISH:
                     self._publishing.work(hand)
-                else:
+                elif step == SYNC_DIRECTORIES:
                     began = time.monotonic()
                     self._syncing_directories.work(hand)
                     self.sync_s += time.monotonic() - began
+                else:
+                    for entry in self.entries:
+                        if entry.reserved >= 0:
+                            self._recording = recording = self._recording or Recording(self)
+                            recording.work(hand)
+                            break
                 self.step += 1
                 self.moves += 1
             self.do(hand, None, self.close)
@@ -108,4 +117,4 @@ class Round(Batch):
                 raise LeftBehind(item, step) from exc
             raise
         # The steps and this would keep each other until the garbage collector comes.
-        del self._writing, self._syncing, self._publishing, self._syncing_directories
+        del self._writing, self._syncing, self._publishing, self._syncing_directories, self._recording

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from maildir_async.commit.batch import Batch, Hand, Item
+from maildir_async.commit.batch import Batch, Hand, Syncable
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.target import Above, FileSystem, Target
 from maildir_async.disk.calls import Disk
@@ -21,7 +21,7 @@ __all__ = ["DirectorySyncing", "FileSyncing", "sync_one"]
 LOOKS: Final = 4
 
 #: Items that the kernel can sync by itself, with their descriptors, on each disk.
-ByKernel = dict[Disk, tuple[list[Item], list[int]]]
+ByKernel = dict[Disk, tuple[list[Syncable], list[int]]]
 
 
 class _SideBySide:
@@ -33,9 +33,9 @@ class _SideBySide:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._under_way: list[tuple[Syncs, list[Item]]] | None = None
+        self._under_way: list[tuple[Syncs, list[Syncable]]] | None = None
 
-    def _begin_syncs(self, hand: Hand, by_kernel: ByKernel, by_threads: list[Item]) -> None:
+    def _begin_syncs(self, hand: Hand, by_kernel: ByKernel, by_threads: list[Syncable]) -> None:
         """Have all of them synced. One by itself is done here and now."""
         under_way = self._under_way = []
         for disk, (items, fds) in by_kernel.items():
@@ -76,7 +76,7 @@ class _SideBySide:
         self._under_way = None
 
     def _tell_failures(
-        self, hand: Hand, syncs: Syncs, items: Sequence[Item], *, unless: dict[int, Item] | None = None
+        self, hand: Hand, syncs: Syncs, items: Sequence[Syncable], *, unless: dict[int, Syncable] | None = None
     ) -> None:
         for number in list(syncs.failures):
             if unless is None or number not in unless:
@@ -122,7 +122,7 @@ class FileSyncing(_SideBySide):
             self._begin_syncs(hand, {}, [FileSystem(group) for group in by_device.values()])
         elif files:
             by_kernel: ByKernel = {}
-            by_threads: list[Item] = []
+            by_threads: list[Syncable] = []
             for tmp, entry in [(self._batch.tmp_of(entry), entry) for entry in files]:
                 if tmp.by_kernel:
                     items, fds = by_kernel.setdefault(tmp.disk, ([], []))
@@ -176,7 +176,7 @@ class DirectorySyncing(_SideBySide):
             self._batch.do(hand, targets[0], partial(sync_one, targets[0]))
             return
         by_kernel: ByKernel = {}
-        by_threads: list[Item] = []
+        by_threads: list[Syncable] = []
         for target in targets:
             if target.disk.syncs_by_kernel(target.identity[0]):
                 items, fds = by_kernel.setdefault(target.disk, ([], []))
@@ -187,7 +187,7 @@ class DirectorySyncing(_SideBySide):
         self._begin_syncs(hand, by_kernel, by_threads)
 
 
-def sync_one(item: Item) -> None:
+def sync_one(item: Syncable) -> None:
     """Sync it, and tell it what that came to. Never raises."""
     failure: BaseException | None = None
     try:

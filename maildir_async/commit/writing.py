@@ -198,6 +198,9 @@ def create(entry: Entry) -> int:
             made = True
             for warning in directories.make_missing():
                 entry.warn(warning)
+            if entry.plan.keywords:  # what defined its letters may have been removed with the rest
+                give_letters(entry)
+                entry.stage = "create"
         else:
             entry.tmp_name = entry.name
             return entry.fd

@@ -12,6 +12,7 @@ from maildir_async.daemon.sockets import Address, TcpAddress, UnixAddress, parse
 from maildir_async.format.delivered import Durability
 from maildir_async.format.junk import JunkHeader
 from maildir_async.format.quota import limits_of
+from maildir_async.format.sizes import size_of
 
 __all__ = [
     "Read",
@@ -37,8 +38,6 @@ IDENT_MAX: Final = 200
 _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _LITERAL: Final = re.compile(r"\[[0-9A-Fa-f.:IPv]+\]")
 
-_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
 Read = Callable[[str], Any]
 
 
@@ -50,10 +49,10 @@ def count(text: str, least: int = 1) -> int:
 
 
 def size(text: str, least: int = 0) -> int | None:
-    """Bytes, with a binary unit or without; 0, for no limit, is None."""
-    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper(), re.ASCII)
-    if found is None or not (size := int(found[1]) * _UNITS[found[2]]) < 2**53 or 0 < size < least:
-        raise ValueError(f"a number of bytes, such as 52428800 or 50M, is wanted, not {text!r}")
+    """Bytes, as `size_of` takes them; 0, for no limit, is None."""
+    size = size_of(text)
+    if 0 < size < least:
+        raise ValueError(f"a size of at least {least} bytes is wanted, or 0 for no limit, not {text!r}")
     return size or None
 
 

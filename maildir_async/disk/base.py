@@ -1,7 +1,7 @@
 """What has to be there for a maildir to be made: the directories that a site has made by hand. Blocks."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.paths import absolute
@@ -11,8 +11,7 @@ from maildir_async.format.options import check_path
 __all__ = ["Base", "base_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(NamedTuple):
     """What nothing is made without. Where it is missing the store is away, which may heal.
 
     Attributes:

@@ -6,8 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from maildir_async.disk.calls import Disk, write_all
 
@@ -29,8 +28,7 @@ _held: Final[set[tuple[int, int]]] = set()
 os.register_at_fork(after_in_child=_held.clear)
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """How long another's lock is waited for.
 
     Args:
@@ -182,7 +180,7 @@ class _Watched:
         if seen != self._seen:
             self._changed_at = _changed(found, now) if self._seen is None else now
             self._seen, self._has_read = seen, False
-        if not self._has_read and found.st_mtime < now - _YOUNG_S:
+        if not self._has_read and abs(now - found.st_mtime) > _YOUNG_S:  # far in the future too: a clock was wrong
             self._pid, self._has_read = self._read_pid(), True
         if self._has_read and self._pid is not None:
             # The process that has it lives, and may take its time, whatever that is.

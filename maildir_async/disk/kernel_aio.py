@@ -7,7 +7,6 @@ written once: structures made anew for each file cost twice the processor time.
 import ctypes
 import errno
 import os
-import platform
 import sys
 import time
 from functools import partial
@@ -187,7 +186,7 @@ def _check(result: int) -> int:
 def _find_calls() -> tuple[int, int, int] | None:
     if sys.platform != "linux" or ctypes.sizeof(ctypes.c_void_p) != 8 or sys.byteorder != "little":
         return None
-    return _CALLS.get(platform.machine())
+    return _CALLS.get(os.uname().machine)
 
 
 _syscall: Any = ctypes.CDLL(None, use_errno=True).syscall

@@ -22,6 +22,9 @@ T = TypeVar("T")
 #: Seconds to wait for a database that another has locked. A batch waits once.
 BUSY_S: Final = 2.0
 
+#: Seconds between two tries where SQLite does not wait by itself.
+BUSY_POLL_S: Final = 0.005
+
 #: Rows removed at a time, so that no batch waits for long, and seconds between two such times once all is removed.
 PURGE_ROWS: Final = 500
 PURGE_EVERY_S: Final = 60.0
@@ -170,16 +173,33 @@ class Seen:
                 # SQLite would make it with 0644; it takes an empty file for a new database.
                 self._disk.close(self._disk.create(self._path, 0o600))
             identity = self._file_identity()
-        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")  # where that cannot be, another mode does
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(_SCHEMA)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection, self._identity = connection, identity
+        connection = self._connection = self._set_up()
+        self._identity = identity
         return connection
+
+    def _set_up(self) -> sqlite3.Connection:
+        """Return a new connection. Where others set theirs up just now, they are waited for, for `BUSY_S` seconds.
+
+        SQLite's own timeout does not do that: who would have to wait for WAL while he has a lock himself is told at
+        once that the database is locked (https://www.sqlite.org/c3ref/busy_handler.html).
+        """
+        until = time.monotonic() + BUSY_S
+        while True:
+            connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")  # where that cannot be, another mode does
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.executescript(_SCHEMA)
+            except sqlite3.DatabaseError as exc:
+                connection.close()
+                if _code(exc) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(BUSY_POLL_S)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
 
     def _file_identity(self) -> tuple[int, int] | None:
         try:
@@ -212,5 +232,10 @@ class Seen:
 
 def _is_broken(exc: sqlite3.DatabaseError) -> bool:
     """Whether *exc* says that the file is no database, or a damaged one."""
+    return _code(exc) in _BROKEN
+
+
+def _code(exc: sqlite3.DatabaseError) -> int | None:
+    """Return SQLite's primary result code, if it is from there."""
     code: int | None = getattr(exc, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _BROKEN
+    return None if code is None else code & 0xFF

@@ -1,7 +1,6 @@
 """Values as small HTML tables, for notebooks. Everything in them is escaped: a file name is whatever somebody chose."""
 
 import dataclasses
-import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, TypeVar
@@ -112,4 +111,6 @@ def printable(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
+    import html  # two thousand entities, which a delivery has no use for
+
     return html.escape(printable(text if len(text) <= LONGEST else text[:LONGEST] + "…"))

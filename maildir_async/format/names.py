@@ -6,7 +6,6 @@ before the first comma is unique by itself, since some readers cut the key there
 
 import functools
 import os
-import secrets
 import socket
 import threading
 import time
@@ -32,7 +31,7 @@ class _Process:
 
     def renew(self) -> None:
         self.lock = threading.Lock()  # a fork may have copied a locked one
-        self.random = secrets.token_hex(8)
+        self.random = os.urandom(8).hex()
         self.deliveries = 1
 
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from maildir_async.format.given import given
 from maildir_async.format.options import check_callback, check_count
+from maildir_async.format.sizes import LARGEST_SIZE, size_of
 
 T = TypeVar("T")
 
@@ -37,8 +38,7 @@ OVER_FOR_GOOD: Final = "552 5.2.2 Mailbox full"
 
 _REPLY: Final = re.compile(r"([45])\d\d \1\.\d{1,3}\.\d{1,3} [!-~][ -~]*")
 _LIMIT: Final = re.compile(r"(\d{1,18})([SC])")
-_WRITTEN: Final = re.compile(r"([0-9]{1,16})([KMGSC]?)")
-_UNITS: Final = {"K": 2**10, "M": 2**20, "G": 2**30}
+_WRITTEN: Final = re.compile(r"([0-9]{1,16})([SC])")
 _HEAD: Final = re.compile(r"(?:[0-9]{1,18}[A-Z],?)*")
 _LINE: Final = re.compile(r"[ \t]*([+-]?\d{1,18})[ \t]+([+-]?\d{1,18})[ \t]*")
 
@@ -157,18 +157,23 @@ def _items(name: str, values: Iterable[T], kind: str) -> tuple[T, ...]:
 
 
 def limits_of(text: str) -> Limits | None:
-    """Return the limits that a person has written: ``2G``, ``2G,10000C``, ``10000C``; None for ``file``.
+    """Return the limits that a person has written: ``2G``, ``1.5G,10000C``, ``10000C``; None for ``file``.
 
-    A number is bytes, with a binary unit or without, or messages with a C. ValueError for anything else.
+    A number is bytes, as `size_of` takes them or with an S as in maildirsize, or messages with a C. ValueError for
+    anything else, and for 0.
     """
     if text == "file":
         return None
     limits = {"S": 0, "C": 0}
-    for piece in text.upper().split(","):
-        found = _WRITTEN.fullmatch(piece.strip())
-        if found is None or not 0 < (number := int(found[1]) * _UNITS.get(found[2], 1)) < 2**53:
+    for piece in map(str.strip, text.split(",")):
+        found = _WRITTEN.fullmatch(piece.upper())
+        try:
+            number = size_of(piece) if found is None else int(found[1])
+        except ValueError as exc:
+            raise ValueError(f"a quota such as 2G,10000C is wanted, or file, not {given(text)}: {exc}") from None
+        if not 0 < number <= LARGEST_SIZE:
             raise ValueError(f"a quota such as 2G,10000C is wanted, or file, not {given(text)}")
-        if limits[kind := "C" if found[2] == "C" else "S"]:
+        if limits[kind := "S" if found is None else found[2]]:
             raise ValueError(f"a quota has one limit of each kind, not {given(text)}")
         limits[kind] = number
     return Limits(limits["S"], limits["C"])

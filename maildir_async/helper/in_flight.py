@@ -1,7 +1,6 @@
 """What a helper process has been given and has not answered yet."""
 
 import errno
-from dataclasses import dataclass
 from typing import Protocol
 
 from maildir_async.commit.entry import Entry, Plan
@@ -35,7 +34,6 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class InFlight:
     """What the helper has been given and not answered yet.
 
@@ -48,8 +46,18 @@ class InFlight:
 
     """
 
-    mailbox: Mailbox
-    tmp_name: str
-    name: str = ""
-    entry: Entry | None = None
-    stream: Stream | None = None
+    __slots__ = ("entry", "mailbox", "name", "stream", "tmp_name")
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        tmp_name: str,
+        name: str = "",
+        entry: Entry | None = None,
+        stream: Stream | None = None,
+    ) -> None:
+        self.mailbox = mailbox
+        self.tmp_name = tmp_name
+        self.name = name
+        self.entry = entry
+        self.stream = stream

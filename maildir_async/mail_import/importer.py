@@ -200,7 +200,12 @@ class _Import:
 
     async def _next(self) -> tuple[Found, bytes] | None:
         while True:
-            if self._coming is None and not self._is_last and len(self._ready) < 2 * CONCURRENCY and not self._has_long():
+            if (
+                self._coming is None
+                and not self._is_last
+                and len(self._ready) < 2 * CONCURRENCY
+                and not self._has_long()
+            ):
                 published, self._published = self._published, []
                 self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
             if self._ready:

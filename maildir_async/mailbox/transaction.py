@@ -15,11 +15,11 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 
-from maildir_async.commit.allowance import Asking
 from maildir_async.commit.batch import PUBLISH, let_go
 from maildir_async.commit.entry import SETTLED, TAKEN, Entry
 from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
+from maildir_async.commit.usage import Asking
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.errors import AppendError, MaildirError, UncertainAppendError, closed_error
 from maildir_async.format.delivered import Delivered, Durability
@@ -252,6 +252,9 @@ class Ledger(Mailbox):
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
                 loop.call_soon_threadsafe(self._look)
 
+    def record(self, entries: Sequence[Asking]) -> None:
+        """Record nothing yet: what is held, or is published, may be taken back. The real mailbox does in the end."""
+
     def settled(self, entries: Sequence[Asking]) -> None:
         """Called by group commit, in its threads: they are held, or published, or have failed.
 
@@ -266,8 +269,11 @@ class Ledger(Mailbox):
                 is_late = self._is_given_up
                 if not is_late:
                     self._held += held
-            if is_late:
-                self._remove(held)
+            if is_late:  # nobody waits for that, and the thread that leads must not
+                try:
+                    self._commit.streams.crew.run(partial(self._remove, held))
+                except RuntimeError:  # no other thread to be had
+                    self._remove(held)
             return
         with self._lock:
             self._unsettled -= len(ours)
@@ -276,8 +282,10 @@ class Ledger(Mailbox):
         try:
             self._decide(self._publishing)
         finally:
-            self._is_over = True
-            self._real.settled(self._publishing)
+            try:
+                self._real.settled(self._publishing)
+            finally:  # and not before, or a cancellation would be raised while this records what they take
+                self._is_over = True
             self._real.tell_if_drained()
             with contextlib.suppress(RuntimeError):
                 ours[0].loop.call_soon_threadsafe(self._look)

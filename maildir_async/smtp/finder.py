@@ -174,11 +174,17 @@ class Finder:
         return maildir
 
     def is_in_order(self, recipient: Recipient, size: int) -> bool:
-        """Whether it has been seen of late that there is room for *size* bytes, in all of its maildirs."""
+        """Whether it has been seen of late that there is room for *size* bytes, in all of its maildirs.
+
+        What this process has delivered since then counts against a quota; what others have is seen at the next look.
+        """
         now, destinations = time.monotonic(), recipient.destinations
         for destination in destinations:
             checked = self._checked.get(destination.maildir)
             if checked is None or now - checked[0] >= CHECKED_S or size > max(checked[1], CHECKED_SIZE):
+                return False
+            quota = destination.maildir.mailbox.quota
+            if quota is not None and quota.is_passed_by(size):  # what has come since may have filled it
                 return False
         return bool(destinations)
 

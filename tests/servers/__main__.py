@@ -14,6 +14,8 @@ from typing import Final
 from .checks import Verdict
 from .dovecot import version
 from .exposed import exposed
+from .features import features
+from .held import held
 from .hostile import hostile
 from .place import NotStartedError, Place
 from .scenarios import FULL, SHORT, Form, flow
@@ -28,7 +30,7 @@ PROGRAMS: Final = {
     "setpriv": "util-linux",
 }
 
-SCENARIOS: Final = ("flow", "kills", "hostile", "exposed")
+SCENARIOS: Final = ("flow", "kills", "hostile", "exposed", "features", "held")
 
 #: The summary's figures, for each scenario, in their order.
 TOLD: Final = ("accepted", "delivered", "refused", "bounces", "pairs in order", "seen while arriving")
@@ -72,6 +74,8 @@ def _scenarios(form: Form, server: str, debian: Path | None) -> dict[str, Callab
     if server == "ours":
         found["hostile"] = lambda place: hostile(place, _say)
         found["exposed"] = lambda place: exposed(place, _say, debian)
+        found["features"] = lambda place: features(place, _say, debian)
+        found["held"] = lambda place: held(place, _say, form.held, debian)
     return found
 
 
@@ -109,7 +113,11 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.servers", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="2,000 messages of up to 20 MiB in each flow, 25 kills")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="2,000 messages of up to 20 MiB in each flow, 25 kills, 5,000 messages under a quota",
+    )
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="may be repeated")
     parser.add_argument(
         "--lmtp", default="ours", choices=["ours", "dovecot"], help="Dovecot's own, to see that the rig is right"

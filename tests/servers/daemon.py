@@ -69,6 +69,7 @@ class Daemon:
         name: of this daemon, if there is to be more than one in this place.
         size_limit: bytes of a message.
         disk: directory in which there is to be a file system of 1 MiB, for this daemon alone.
+        groups: that it is in beside nobody's.
 
     """
 
@@ -82,6 +83,7 @@ class Daemon:
         name: str = "daemon",
         size_limit: int = SIZE_LIMIT,
         disk: Path | None = None,
+        groups: Iterable[int] = (),
     ) -> None:
         home = place.directory(f"{name}-{protocol}", NOBODY)
         self.lmtp = home / "socket"
@@ -95,7 +97,7 @@ class Daemon:
             command += ["--users", str(home / "users")]
         command += ["--workers", str(WORKERS), "--size-limit", str(size_limit), "--hostname", "mail.test"]
         command += ["--socket-mode", "0666", *options]
-        command = as_nobody(command)
+        command = as_nobody(command, groups=groups)
         if disk is not None:
             command = with_disk(disk, "1m", command)
         self._server = place.start(f"{name}-{protocol}", command, environment(home))

@@ -4,10 +4,11 @@ That of this system, whose configuration is in the language of 2.3, or 2.4 out o
 """
 
 import imaplib
+import re
 import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .place import NOBODY, Place, run, within
 
@@ -110,6 +111,34 @@ service anvil {{
 }}
 """
 
+#: The quota plugin, with Maildir++'s ``maildirsize``, which 2.4 has too, though its own default is another.
+QUOTA: Final = """\
+mail_plugins = quota
+protocol imap {{
+  mail_plugins = quota imap_quota
+}}
+plugin {{
+  quota = maildir:User quota
+  quota_rule = *:storage={kibibytes}k:messages={messages}
+}}
+"""
+
+QUOTA_2_4: Final = """\
+mail_plugins {{
+  quota = yes
+}}
+protocol imap {{
+  mail_plugins {{
+    imap_quota = yes
+  }}
+}}
+quota "User quota" {{
+  driver = maildir
+  storage_size = {kibibytes}k
+  message_count = {messages}
+}}
+"""
+
 #: What Dovecot says that is no complaint.
 _CALM: Final = (": Info: ", ": Debug: ")
 
@@ -121,7 +150,9 @@ class Dovecot:
         place: where to run.
         root: the mailbox of user@domain is ROOT/domain/user/Maildir.
         users: who may log in.
-        owners: the uid and gid of those whose mail is not nobody's.
+        owners: the uid of those whose mail is not nobody's.
+        group: the gid of these; by default it is each one's uid.
+        quota: of each user, in kibibytes and messages.
         debian: root directory of another Debian, with Dovecot 2.4, to run that one.
 
     """
@@ -133,19 +164,26 @@ class Dovecot:
         users: Iterable[str],
         *,
         owners: Mapping[str, int] | None = None,
+        group: int | None = None,
+        quota: tuple[int, int] | None = None,
         debian: Path | None = None,
     ) -> None:
         self._host = place.address
         name = "dovecot" if debian is None else "dovecot-2.4"
         home = place.directory(name)
         place.directory(f"{name}/homes", NOBODY, 0o777)
-        ids = {user: f"{uid}:{uid}" for user, uid in (owners or {}).items()}
+        ids = {user: f"{uid}:{uid if group is None else group}" for user, uid in (owners or {}).items()}
         (home / "users").write_text("".join(f"{user}:{PASSWORD}:{ids.get(user, ':')}::::\n" for user in users))
         configuration = CONFIGURATION if debian is None else CONFIGURATION_2_4
-        (home / "dovecot.conf").write_text(
-            configuration.format(home=home, root=root, address=place.address, port=PORT, uid=NOBODY)
-        )
+        configuration = configuration.format(home=home, root=root, address=place.address, port=PORT, uid=NOBODY)
+        if quota is not None:
+            kibibytes, messages = quota
+            plugin = QUOTA if debian is None else QUOTA_2_4
+            configuration += plugin.format(kibibytes=kibibytes, messages=messages)
+        (home / "dovecot.conf").write_text(configuration)
         self._log = home / "log"
+        self._place, self._debian = place, debian
+        self._doveadm = ["doveadm", "-c", str(home / "dovecot.conf"), "-f", "tab"]
         self.lmtp = home / "run/lmtp"
         command = ["dovecot", "-F", "-c", str(home / "dovecot.conf")]
         if debian is not None:
@@ -167,6 +205,17 @@ class Dovecot:
             client.login(user, PASSWORD)
         return client
 
+    def doveadm(self, *words: str) -> str:
+        """Return what its administrator's command says."""
+        command = [*self._doveadm, *words]
+        return run(command if self._debian is None else within(self._debian, self._place.path, command))
+
+    def quota(self, user: str) -> tuple[int, int]:
+        """Return how many kibibytes, rounded up, and messages *user* has, as ``doveadm quota get`` tells."""
+        _, *rows = self.doveadm("quota", "get", "-u", user).splitlines()
+        values = {name: int(value) for _, name, value, *_ in (row.split("\t") for row in rows)}
+        return values["STORAGE"], values["MESSAGE"]
+
     def complaints(self) -> list[str]:
         """Return what its log has beside the usual."""
         lines = self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
@@ -175,6 +224,17 @@ class Dovecot:
     def stop(self) -> list[str]:
         """End it; return what was not as it should be."""
         return self.server.stop(signal.SIGTERM)
+
+
+def quota_by_imap(client: imaplib.IMAP4) -> tuple[int, int, int, int]:
+    """Return kibibytes and messages that an inbox has, and may have, as IMAP tells: STORAGE, MESSAGE, their limits."""
+    kind, (_, answers) = client.getquotaroot("INBOX")
+    answer: Any = answers[0]
+    found = re.search(rb"\(STORAGE (\d+) (\d+) MESSAGE (\d+) (\d+)\)", answer or b"")
+    if kind != "OK" or found is None:
+        raise imaplib.IMAP4.error(f"GETQUOTAROOT: {kind}, {answer!r}")
+    storage, storage_limit, messages, messages_limit = map(int, found.groups())
+    return storage, messages, storage_limit, messages_limit
 
 
 def version() -> str:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -154,14 +154,17 @@ class Place:
             shutil.rmtree(self.path)
 
 
-def as_nobody(command: Sequence[str]) -> list[str]:
-    """Return what runs *command* as nobody, in the same process, which is killed when the thread that started it ends.
+def as_nobody(command: Sequence[str], *, groups: Iterable[int] = ()) -> list[str]:
+    """Return what runs *command* as nobody, and in *groups*.
 
+    It is the same process, and killed when the thread that started it ends.
     Nobody may look into a checkout or an interpreter that is root's own, unless with this capability, which does not
     help him to write anything.
     """
     ability = "+dac_read_search"
-    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--pdeathsig=KILL"]
+    others = ",".join(map(str, groups))
+    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", f"--groups={others}" if others else "--clear-groups"]
+    who.append("--pdeathsig=KILL")
     return ["setpriv", *who, f"--inh-caps={ability}", f"--ambient-caps={ability}", "--", *command]
 
 

@@ -33,6 +33,7 @@ class Form:
         largest: bytes of the largest that is not refused.
         kills: how many workers are killed at least.
         settle_s: seconds that Postfix has to deliver everything.
+        held: messages that are delivered under a quota, by the library.
 
     """
 
@@ -40,10 +41,11 @@ class Form:
     largest: int
     kills: int
     settle_s: float
+    held: int
 
 
-SHORT: Final = Form(messages=300, largest=4 * MIB, kills=5, settle_s=60)
-FULL: Final = Form(messages=2000, largest=20 * MIB, kills=25, settle_s=300)
+SHORT: Final = Form(messages=300, largest=4 * MIB, kills=5, settle_s=60, held=500)
+FULL: Final = Form(messages=2000, largest=20 * MIB, kills=25, settle_s=300, held=5000)
 
 
 def flow(place: Place, form: Form, say: Callable[[str], None], *, server: str, kill: bool) -> Verdict:
