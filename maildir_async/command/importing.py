@@ -53,9 +53,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="where the mail is; - is standard input")
     parser.add_argument("maildir", metavar="MAILDIR", help="where it goes; made if it is not there")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="look at all of it, and store nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="look at all of it, and store nothing")
     parser.add_argument("--folder", metavar="NAME", help="the folder that it goes to, or below, such as Archive/2024")
     parser.add_argument(
         "--mbox", metavar="DIALECT", default="auto", choices=DIALECTS, help=f"how an mbox quotes: {', '.join(DIALECTS)}"
