@@ -1,7 +1,7 @@
 """An SMTP server whose 250 means stored, for one maildir or a template: ``aiosmtpd_handler.py PORT MAILDIR``."""
 
+import argparse
 import asyncio
-import sys
 
 from aiosmtpd.smtp import SMTP
 
@@ -17,4 +17,8 @@ async def main(port: int, maildir: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("maildir")
+    options = parser.parse_args()
+    asyncio.run(main(options.port, options.maildir))

@@ -3,6 +3,7 @@
 ``maildir-async serve`` is this with worker processes, reloading, limits, logs and metrics.
 """
 
+import argparse
 import asyncio
 import signal
 import sys
@@ -28,4 +29,8 @@ async def main(port: int, template: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("template")
+    options = parser.parse_args()
+    asyncio.run(main(options.port, options.template))

@@ -1,8 +1,8 @@
 """Store what each client sends until it closes its side: ``tcp_daemon.py PORT MAILDIR``, ``nc -N HOST PORT < mail``."""
 
+import argparse
 import asyncio
 import signal
-import sys
 
 from maildir_async import Maildir, MaildirError
 
@@ -30,4 +30,9 @@ async def main(port: int, path: str) -> None:
     server.close()
 
 
-asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("maildir")
+    options = parser.parse_args()
+    asyncio.run(main(options.port, options.maildir))

@@ -1,11 +1,14 @@
 """A maildir as an onlooker sees it, and messages as streams: what more than one test file needs."""
 
+import contextlib
 import os
+import random
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-__all__ = ["Look", "chunks_of", "descriptors", "until"]
+__all__ = ["Look", "chunks_of", "descriptors", "free_port", "until"]
 
 
 def descriptors(below: str | Path) -> set[str]:
@@ -19,6 +22,18 @@ def descriptors(below: str | Path) -> set[str]:
         if target.startswith(f"{below}/"):
             found.add(f"{fd} {target}")
     return found
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at, for a server that cannot take port 0.
+
+    It is below those that the kernel gives to whoever takes that, so that none of them gets it meanwhile.
+    """
+    while True:
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+            port: int = server.getsockname()[1]
+            return port
 
 
 class Look:

@@ -6,6 +6,7 @@ The heavy tests run the notebooks in a kernel of their own.
 import contextlib
 import json
 import re
+import runpy
 import signal
 import smtplib
 import socket
@@ -17,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from look import until
+from look import free_port, until
 from notebooks import (
     ENVIRONMENT,
     EXAMPLES,
@@ -54,9 +55,9 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(name: str, maildir: Path) -> Iterator[Daemon]:
+def daemon(name: str, maildir: Path, port: int = 0) -> Iterator[Daemon]:
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / name, "0", maildir],
+        [sys.executable, EXAMPLES / name, str(port), maildir],
         env=ENVIRONMENT | {"PYTHONWARNINGS": "error"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -130,6 +131,34 @@ def test_the_aiosmtpd_handler_stores_the_envelope_s_bytes(tmp_path: Path) -> Non
         (message,) = stored(tmp_path / "m")
         assert message.startswith(b"Return-Path: <a@example.com>\nDelivered-To: b@example.com\nReceived: from ")
         assert message.endswith(b"\n" + MESSAGE.replace(b"\r\n", b"\n"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_controller_streams_to_the_maildir(number: signal.Signals, tmp_path: Path) -> None:
+    """What a client of the Controller is told 250 for is there, and a signal ends it in good order."""
+    with daemon("controller.py", tmp_path / "m", free_port()) as server:
+        with smtplib.SMTP(*server.address) as client:
+            assert "chunking" in client.ehlo()[1].decode().lower()  # StreamingSMTP, and not aiosmtpd's own
+            assert client.sendmail("a@example.com", ["b@example.com"], BIG_MAIL) == {}
+        (message,) = stored(tmp_path / "m")
+        assert message.endswith(b"\n" + BIG_MAIL.replace(b"\r\n", b"\n"))
+        assert server.stop(number) == (0, "")
+
+
+PROGRAMS: Final = sorted(EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+@pytest.mark.parametrize("arguments", [[], ["no-port", "Maildir"]], ids=["nothing", "no port"])
+def test_a_program_that_is_called_wrongly_says_how(
+    program: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without arguments, and with a port that is none, each exits with 2 and says how it is called."""
+    monkeypatch.setattr(sys, "argv", [str(program), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(program), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"usage: {program.name} [-h] port ")
 
 
 def test_the_aiosmtpd_handler_answers_with_the_error_s_reply(tmp_path: Path) -> None:
@@ -224,7 +253,8 @@ def test_the_notebooks_tell_nothing_of_a_machine(path: Path) -> None:
 def test_every_example_has_a_test() -> None:
     """Nothing lies in examples/ that is not run here, and each program is no longer than a page."""
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    assert names == {"tcp_daemon.py", "aiosmtpd_handler.py", "lmtp_daemon.py", "quickstart.ipynb", "pull.ipynb"}
-    for program in EXAMPLES.glob("*.py"):
+    programs = {"tcp_daemon.py", "aiosmtpd_handler.py", "controller.py", "lmtp_daemon.py"}
+    assert names == programs | {"quickstart.ipynb", "pull.ipynb"}
+    for program in PROGRAMS:
         code = [line for line in program.read_text().splitlines() if line.strip()]
         assert 10 <= len(code) <= 30, program

@@ -369,4 +369,5 @@ def test_reports_add_up() -> None:
     both = ImportReport(1, 2, 3, 4, 5) + ImportReport(10, 20, 30, 40, 50)
     assert both == ImportReport(11, 22, 33, 44, 55)
     assert str(both) == "11 imported (55 bytes), 22 already there, 33 failed"
-    assert "<td style='text-align:left'>22</td>" in both._repr_html_()
+    assert ">already_there<" in both._repr_html_()
+    assert ">22</td>" in both._repr_html_()

@@ -39,7 +39,7 @@ from maildir_async.disk.posix import PosixDisk
 from maildir_async.format.content import Content, check_newline, check_prefix
 from maildir_async.format.names import UniqueNames
 from maildir_async.format.options import nanoseconds
-from maildir_async.mailbox.upkeep import _is_in_use
+from maildir_async.mailbox.upkeep import is_in_use
 from maildir_async.testing import Fault, FaultDisk
 from support import Gate, contents, tree, turns
 
@@ -831,7 +831,7 @@ async def test_clean_tmp_at_the_moment_a_file_appears(tmp_path: Path, moment: st
     (tmp_path / "box").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "box")
     removed: list[str] = []
-    sweep = partial(clean_tmp, Directories(str(tmp_path / "link"), disk=Old(), create=False), 0, _is_in_use)
+    sweep = partial(clean_tmp, Directories(str(tmp_path / "link"), disk=Old(), create=False), 0, is_in_use)
 
     class Sweeping(PosixDisk):
         def create(self, path: str, mode: int, directory: int | None = None) -> int:

@@ -120,7 +120,7 @@ def _bar(source: str, *, is_wanted: bool) -> AbstractContextManager[Progress | N
         return nullcontext()
     try:
         # Here, since it takes long, and only a person at a terminal has use for it: the extra `cli` brings it.
-        from maildir_async.command.importing_bar import shown
+        from maildir_async.command.import_progress import shown
     except ImportError:
         return nullcontext()
     return shown(source, _size_of(source))

@@ -19,6 +19,8 @@ __all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
 SUBCOMMANDS: Final[Mapping[str, str]] = {
     "deliver": "maildir_async.command.deliver",
     "import": "maildir_async.command.importing",
+    "info": "maildir_async.command.info",
+    "check": "maildir_async.command.check",
     "serve": "maildir_async.command.serve",
     "clean": "maildir_async.command.clean",
 }

@@ -84,6 +84,20 @@ class Keywords:
             raise OSError(exc.errno, f"{name}: {exc.strerror}", exc.filename or self._path) from exc
         return "".join(sorted({chr(ord("a") + indices[key(name)]) for name in keywords}))
 
+    def rewrite(self) -> None:
+        """Have the file hold what Dovecot understands of it, in order, and no other line. Raises as `letters` does."""
+        if not self._lock.acquire(timeout=max(0.0, self._waiting.patience_s)):
+            raise OSError(errno.EAGAIN, "others wait for the lock", self._uidlist_lock)
+        try:
+            lock = self._take_lock(max(0.0, self._waiting.patience_s))
+            try:
+                self._directories.check_inside()
+                self._replace(self._read(), lock)
+            finally:
+                lock.release()
+        finally:
+            self._lock.release()
+
     def _current(self) -> _Known:
         """Return what the file has, which is durable; read only if the file is another than before."""
         known = self._known

@@ -18,7 +18,19 @@ from maildir_async.disk.rights import files_rights, give
 from maildir_async.errors import NotAMaildirError
 from maildir_async.format.quota import LARGEST, Held, Limits, format_held, parse_held, parse_limits
 
-__all__ = ["FILE", "Counted", "Found", "Version", "count", "read", "record", "root_of", "version_of"]
+__all__ = [
+    "FILE",
+    "Counted",
+    "Found",
+    "Tallied",
+    "Version",
+    "count",
+    "read",
+    "record",
+    "root_of",
+    "tally",
+    "version_of",
+]
 
 FILE = "maildirsize"
 
@@ -57,6 +69,24 @@ class Counted(NamedTuple):
     messages: int
     is_kept: bool
     failure: OSError | None
+
+
+class Tallied(NamedTuple):
+    """What a count has found, before anything is made of it.
+
+    Attributes:
+        bytes, messages: in all messages that count.
+        seen: the directories, and the mtime of each before it was listed.
+
+    """
+
+    bytes: int
+    messages: int
+    seen: dict[str, int]
+
+    def has_changed(self, disk: Disk) -> bool:
+        """Whether any of the directories is another by now."""
+        return any(_changed(disk, path, was) for path, was in self.seen.items())
 
 
 def root_of(directories: Directories) -> str:
@@ -104,6 +134,29 @@ def count(
         ignores: whether a folder, by the name of its directory, does not count.
 
     """
+    disk = directories.disk
+    tallied = tally(directories, root, ignores)
+    size, number = tallied.bytes, tallied.messages
+    failure = None
+    try:
+        _replace(directories, root, format_held(limits, size, number), name, mode)
+    except OSError as exc:
+        failure = exc
+    is_kept = failure is None
+    if is_kept and tallied.has_changed(disk):
+        is_kept = False
+        with contextlib.suppress(OSError):
+            disk.unlink(f"{root}/{FILE}")
+    return Counted(size, number, is_kept, failure)
+
+
+def tally(
+    directories: Directories, root: str, ignores: Callable[[str], bool], *, without_trashed: bool = False
+) -> Tallied:
+    """Count what the maildir holds, as `count` does, and leave the file alone.
+
+    Courier leaves out messages with the flag T, which are about to be removed: *without_trashed* does so.
+    """
     disk, size, number = directories.disk, 0, 0
     own = directories.root if directories.root is not None else directories
     names = folders(Directories(root, disk=disk, create=True, base=own.base))
@@ -113,21 +166,11 @@ def count(
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 seen[path] = disk.stat(f"{path}/.").st_mtime_ns
                 for message in disk.listdir(path):
-                    if not message.startswith("."):
+                    if not message.startswith(".") and not (without_trashed and _is_trashed(message)):
                         with contextlib.suppress(FileNotFoundError):
                             size += _size_of(disk, path, message)
                             number += 1
-    failure = None
-    try:
-        _replace(directories, root, format_held(limits, size, number), name, mode)
-    except OSError as exc:
-        failure = exc
-    is_kept = failure is None
-    if is_kept and any(_changed(disk, path, was) for path, was in seen.items()):
-        is_kept = False
-        with contextlib.suppress(OSError):
-            disk.unlink(f"{root}/{FILE}")
-    return Counted(size, number, is_kept, failure)
+    return Tallied(size, number, seen)
 
 
 def record(disk: Disk, root: str, size: int, number: int) -> Version:
@@ -172,6 +215,11 @@ def _size_of(disk: Disk, path: str, message: str) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise FileNotFoundError(errno.ENOENT, "no message", message)
     return found.st_size
+
+
+def _is_trashed(message: str) -> bool:
+    _, _, info = message.partition(":2,")
+    return "T" in info.partition(",")[0]
 
 
 def _changed(disk: Disk, path: str, was: int) -> bool:

@@ -1,9 +1,10 @@
 """What has become of an import: counts, and what was odd, with its place."""
 
-import html
 import threading
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Final
+
+from maildir_async.format.html import fields_of, table
 
 __all__ = ["ImportProblem", "ImportReport", "Problems"]
 
@@ -84,11 +85,8 @@ class ImportReport:
 
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
-        rows = [(each.name, str(getattr(self, each.name))) for each in fields(self) if each.name != "problems"]
-        rows += [("", str(problem)) for problem in self.problems]
-        left = "style='text-align:left'"
-        text = "".join(f"<tr><th {left}>{name}</th><td {left}>{html.escape(said)}</td></tr>" for name, said in rows)
-        return f"<table><caption>ImportReport</caption>{text}</table>"
+        rows: list[tuple[str, object]] = [row for row in fields_of(self) if row[0] != "problems"]
+        return table("ImportReport", rows + [("", str(problem)) for problem in self.problems])
 
 
 class Problems:

@@ -40,7 +40,7 @@ from maildir_async.mailbox.index import Index
 from maildir_async.mailbox.statistics import MaildirStatistics, statistics_of
 from maildir_async.mailbox.watch import WatchedMessage, watch_messages
 
-__all__ = ["Upkeep"]
+__all__ = ["CLEAN_AGE", "Upkeep", "is_in_use"]
 
 T = TypeVar("T")
 
@@ -202,12 +202,12 @@ class Upkeep:
         return await self.in_thread(partial(self._clean, check_age(older_than)))
 
     def _clean(self, older_than_s: float) -> list[str]:
-        removed = clean_tmp(self.mailbox.directories, older_than_s, _is_in_use)
+        removed = clean_tmp(self.mailbox.directories, older_than_s, is_in_use)
         for folder in self._folders.existing():
             directories = self.mailbox_of(folder).directories
             with contextlib.suppress(NotAMaildirError):  # one that leads out of the maildir, or has just been removed
                 directories.check_inside()
-                removed += clean_tmp(directories, older_than_s, _is_in_use)
+                removed += clean_tmp(directories, older_than_s, is_in_use)
         return removed
 
     def statistics(self) -> MaildirStatistics:
@@ -249,6 +249,6 @@ def _names(names: UniqueNames | None, hostname: str | None) -> UniqueNames:
     return names
 
 
-def _is_in_use(name: str) -> bool:
+def is_in_use(name: str) -> bool:
     """Whether this process, or its helper, is writing a file of that name in some ``tmp/``: no two have the same."""
     return name in names_in_use() or name in streams_in_use() or name.partition(",")[0] in names_in_use_by_helpers()

@@ -12,6 +12,7 @@ complete maildir-async \
         'c/--durability=/(full file none)/' \
         'c/--mbox=/(auto mboxo mboxrd mboxcl2)/' \
         'c/--journal=/f/' \
+        'c/--folder-encoding=/(utf-7 utf-8)/' \
         'c/--layout=/f/' \
         'c/--map=/f/' \
         'c/--users=/f/' \
@@ -20,12 +21,13 @@ complete maildir-async \
         'c/--tls-key=/f/' \
         'c/--pidfile=/f/' \
         'c/--config=/f/' \
-        'c/--/(accept-bare-lf allow-root busy-wait check-config config create detail-folder domains drain-timeout dry-run durability flags folder group help helper-process hostname ident implicit-tls inherit-mode journal junk-header keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight mbox message-timeout metrics metrics-mode newline no-create no-delivered-to no-progress no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix proxy-protocol quota quota-permanent received-at recipient-delimiter require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users version workers)/' \
+        'c/--/(accept-bare-lf allow-root busy-wait check-config config create detail-folder domains drain-timeout dry-run durability flags folder folder-encoding group help helper-process hostname ident implicit-tls inherit-mode journal json junk-header keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight mbox message-timeout metrics metrics-mode newline no-create no-delivered-to no-progress no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix probe proxy-protocol quick quota quota-permanent received-at recipient-delimiter repair require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users version workers)/' \
         'c/-/(- h)/' \
         'n/--newline/(keep lf crlf)/' \
         'n/--durability/(full file none)/' \
         'n/--mbox/(auto mboxo mboxrd mboxcl2)/' \
         'n/--journal/f/' \
+        'n/--folder-encoding/(utf-7 utf-8)/' \
         'n/--layout/f/' \
         'n/--map/f/' \
         'n/--users/f/' \
@@ -34,8 +36,10 @@ complete maildir-async \
         'n/--tls-key/f/' \
         'n/--pidfile/f/' \
         'n/--config/f/' \
-        'p/1/(deliver import serve clean)/' \
+        'p/1/(deliver import info check serve clean)/' \
         'n/deliver/d/' \
         'n/import/f/' \
+        'n/info/d/' \
+        'n/check/d/' \
         'n/clean/d/' \
         'p/*/()/'
