@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
+from maildir_async.commit.entry import Plan
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.threads import Crew
@@ -23,12 +24,14 @@ from maildir_async.errors import (
 )
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import parts_of
-from maildir_async.format.options import check_bool, check_callback, check_path
+from maildir_async.format.options import check_bool, check_callback, check_path, nanoseconds
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
 from maildir_async.mail_import.messages import Found, Messages
 from maildir_async.mail_import.report import ImportReport, Problems
 from maildir_async.mail_import.session import JOURNAL, Session, Step, refuse_overlap
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.whole import append_whole
+from maildir_async.receive.spool import CHUNK_SIZE
 
 __all__ = ["import_mail"]
 
@@ -36,6 +39,9 @@ T = TypeVar("T")
 
 #: Messages in flight, which share the syncs of the disk.
 CONCURRENCY: Final = 64
+
+#: Messages ready to be stored, below which more are read.
+LOW_WATER: Final = 2 * CONCURRENCY
 
 
 async def import_mail(
@@ -188,42 +194,49 @@ class _Import:
 
     async def _work(self) -> None:
         """Store one message after the other. All that do this share what has been read."""
+        ready = self._ready
         while True:
-            async with self._taking:
-                if (taken := await self._next()) is None:
-                    return
-                message, ident = taken
-                if message.rest is not None:  # nothing is read beside it
-                    await self._store(message, ident)
-                    continue
+            if ready and ready[0][0].rest is None:  # as nearly all are: nothing is to be waited for
+                message, ident = ready.popleft()
+                if len(ready) < LOW_WATER:
+                    self._read_on()
+            else:
+                async with self._taking:
+                    if (taken := await self._next()) is None:
+                        return
+                    message, ident = taken
+                    if message.rest is not None:  # nothing is read beside it
+                        await self._store(message, ident)
+                        continue
             await self._store(message, ident)
+
+    def _read_on(self) -> None:
+        """Have more read, unless that is under way, or there is enough."""
+        if self._coming is None and not self._is_last and len(self._ready) < LOW_WATER and not self._has_long():
+            published, self._published = self._published, []
+            self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
 
     async def _next(self) -> tuple[Found, bytes] | None:
         while True:
-            if (
-                self._coming is None
-                and not self._is_last
-                and len(self._ready) < 2 * CONCURRENCY
-                and not self._has_long()
-            ):
-                published, self._published = self._published, []
-                self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
+            self._read_on()
             if self._ready:
                 return self._ready.popleft()
             if self._coming is None:
                 return None
-            step = await self._until(self._coming)
-            self._coming = None
-            self._is_last = step.is_last
-            self._already_there += step.already_there
-            self._gone_through += step.size
-            if self._is_dry:
-                self._imported += len(step.wanted)
-                self._size += (size := sum(message.size for message, _ in step.wanted))
-                self._gone_through += size
-            else:
-                self._ready.extend(step.wanted)
-            self._tell()
+            self._take(await self._until(self._coming))
+
+    def _take(self, step: Step) -> None:
+        self._coming = None
+        self._is_last = step.is_last
+        self._already_there += step.already_there
+        self._gone_through += step.size
+        if self._is_dry:
+            self._imported += len(step.wanted)
+            self._size += (size := sum(message.size for message, _ in step.wanted))
+            self._gone_through += size
+        else:
+            self._ready.extend(step.wanted)
+        self._tell()
 
     def _has_long(self) -> bool:
         return bool(self._ready) and self._ready[-1][0].rest is not None
@@ -259,12 +272,13 @@ class _Import:
         self._tell()
 
     async def _append(self, message: Found, content: Any) -> Delivered:
-        folder = message.folder or None
-        append = partial(
-            self._target.append, content, folder=folder, flags=message.flags, received_at=message.received_at
-        )
-        if not message.keywords:
-            return await append()
+        target, folder = self._target, message.folder or None
+        if target.size_limit is None and not message.keywords and message.rest is None and message.size <= CHUNK_SIZE:
+            # What `append` comes to, without what it has to look at in what users give it.
+            mailbox = target.mailbox if folder is None else target.mailbox_of(folder)
+            plan = Plan(target.durability, message.flags, nanoseconds(message.received_at))
+            return await append_whole(mailbox, target.commit, plan, message.first, message.size)
+        append = partial(target.append, content, folder=folder, flags=message.flags, received_at=message.received_at)
         try:
             return await append(keywords=message.keywords)
         except KeywordsFullError as exc:
