@@ -41,7 +41,10 @@ T = TypeVar("T")
 CONCURRENCY: Final = 64
 
 #: Messages ready to be stored, below which more are read.
-LOW_WATER: Final = 2 * CONCURRENCY
+LOW_WATER: Final = 4 * CONCURRENCY
+
+#: Bytes of them, from which on no more are read.
+READY_MOST: Final = 1 << 22
 
 
 async def import_mail(
@@ -127,8 +130,11 @@ class _Import:
         self._messages = Messages(source, folder, dialect, self._problems)
         self._crew = Crew(1, "maildir-import")
         self._loop = asyncio.get_running_loop()
-        self._taking = asyncio.Lock()
+        self._arrived = asyncio.Event()  # set for a moment when a wait for what has been read has an end
+        self._is_waited_for = False  # whether one waits for `_coming`
+        self._is_long = False  # whether a message that is not read whole is being stored
         self._ready = deque[tuple[Found, bytes]]()
+        self._ready_size = 0
         self._coming: UncancellableFuture[Step] | None = None
         self._is_last = False
         self._published: list[tuple[bytes, str]] = []
@@ -174,6 +180,7 @@ class _Import:
 
     async def _close(self, *, is_finished: bool) -> None:
         if (coming := self._coming) is not None:
+            self._messages.stop()  # or a source from which nothing comes would be waited for
             with contextlib.suppress(Exception):
                 await until_done(coming)
         published, self._published = self._published, []
@@ -194,48 +201,62 @@ class _Import:
 
     async def _work(self) -> None:
         """Store one message after the other. All that do this share what has been read."""
-        ready = self._ready
-        while True:
-            if ready and ready[0][0].rest is None:  # as nearly all are: nothing is to be waited for
-                message, ident = ready.popleft()
-                if len(ready) < LOW_WATER:
-                    self._read_on()
-            else:
-                async with self._taking:
-                    if (taken := await self._next()) is None:
-                        return
-                    message, ident = taken
-                    if message.rest is not None:  # nothing is read beside it
-                        await self._store(message, ident)
-                        continue
-            await self._store(message, ident)
-
-    def _read_on(self) -> None:
-        """Have more read, unless that is under way, or there is enough."""
-        if self._coming is None and not self._is_last and len(self._ready) < LOW_WATER and not self._has_long():
-            published, self._published = self._published, []
-            self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
+        while (taken := await self._next()) is not None:
+            message, ident = taken
+            if message.rest is None:
+                await self._store(message, ident)
+                continue
+            try:
+                await self._store(message, ident)
+            finally:
+                self._is_long = False
+                self._wake()
 
     async def _next(self) -> tuple[Found, bytes] | None:
         while True:
-            self._read_on()
-            if self._ready:
-                return self._ready.popleft()
             if self._coming is None:
+                self._read_on()
+            if self._ready:
+                taken = self._ready.popleft()
+                self._ready_size -= taken[0].size
+                self._is_long = taken[0].rest is not None
+                return taken
+            if self._is_long or self._is_waited_for:
+                await self._arrived.wait()  # all go on in one turn of the loop, and share what is synced
+            elif self._coming is None:
                 return None
-            self._take(await self._until(self._coming))
+            else:
+                self._is_waited_for = True
+                try:
+                    self._take(await self._until(self._coming))
+                finally:
+                    self._is_waited_for = False
+                    self._wake()
+
+    def _wake(self) -> None:
+        self._arrived.set()
+        self._arrived.clear()
+
+    def _read_on(self) -> None:
+        """Have more read, unless there is enough. Nothing is read beside a message that is not read whole."""
+        is_enough = len(self._ready) >= LOW_WATER or self._ready_size >= READY_MOST
+        if not is_enough and not self._is_last and not self._is_long and not self._has_long():
+            published, self._published = self._published, []
+            self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
 
     def _take(self, step: Step) -> None:
         self._coming = None
         self._is_last = step.is_last
         self._already_there += step.already_there
         self._gone_through += step.size
+        size = sum(message.size for message, _ in step.wanted)
         if self._is_dry:
             self._imported += len(step.wanted)
-            self._size += (size := sum(message.size for message, _ in step.wanted))
+            self._size += size
             self._gone_through += size
         else:
             self._ready.extend(step.wanted)
+            self._ready_size += size
         self._tell()
 
     def _has_long(self) -> bool:
