@@ -149,7 +149,7 @@ class Imported:
     def find(self, wanted: Sequence[Wanted]) -> list[bool]:
         """Return of each of *wanted*, in the order of the source, whether it is there already."""
         with self._told():
-            connection, run, answers, changed = self._open(), self._run, list[bool](), dict[bytes, tuple[int, int]]()
+            connection, answers, changed = self._open(), list[bool](), dict[bytes, tuple[int, int]]()
             rows = self._rows(connection, [ident for ident, _ in wanted])
             for ident, content in wanted:
                 row = rows.get(ident)
@@ -174,7 +174,7 @@ class Imported:
         for at in range(0, len(idents), ASKED_MOST):
             some = idents[at : at + ASKED_MOST]
             marks = ",".join("?" * len(some))
-            query = f"SELECT ident, copies, seen, run FROM imported WHERE ident IN ({marks})"  # noqa: S608 only marks
+            query = f"SELECT ident, copies, seen, run FROM imported WHERE ident IN ({marks})"
             for ident, copies, seen, run in connection.execute(query, some):
                 found[ident] = (copies, seen if run == self._run else 0)
         return found

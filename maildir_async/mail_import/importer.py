@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -25,6 +24,7 @@ from maildir_async.errors import (
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import parts_of
 from maildir_async.format.options import check_bool, check_callback, check_path, nanoseconds
+from maildir_async.mail_import.ahead import Ahead
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
 from maildir_async.mail_import.messages import Found, Messages
 from maildir_async.mail_import.report import ImportReport, Problems
@@ -39,12 +39,6 @@ T = TypeVar("T")
 
 #: Messages in flight, which share the syncs of the disk.
 CONCURRENCY: Final = 64
-
-#: Messages ready to be stored, below which more are read.
-LOW_WATER: Final = 4 * CONCURRENCY
-
-#: Bytes of them, from which on no more are read.
-READY_MOST: Final = 1 << 22
 
 
 async def import_mail(
@@ -133,10 +127,7 @@ class _Import:
         self._arrived = asyncio.Event()  # set for a moment when a wait for what has been read has an end
         self._is_waited_for = False  # whether one waits for `_coming`
         self._is_long = False  # whether a message that is not read whole is being stored
-        self._ready = deque[tuple[Found, bytes]]()
-        self._ready_size = 0
-        self._coming: UncancellableFuture[Step] | None = None
-        self._is_last = False
+        self._ahead = Ahead(self._read, self._until, self._count)
         self._published: list[tuple[bytes, str]] = []
         self._is_uncertain = False
         self._total: int | None = None
@@ -179,7 +170,7 @@ class _Import:
         )
 
     async def _close(self, *, is_finished: bool) -> None:
-        if (coming := self._coming) is not None:
+        if (coming := self._ahead.coming) is not None:
             self._messages.stop()  # or a source from which nothing comes would be waited for
             with contextlib.suppress(Exception):
                 await until_done(coming)
@@ -201,7 +192,7 @@ class _Import:
 
     async def _work(self) -> None:
         """Store one message after the other. All that do this share what has been read."""
-        while (taken := await self._next()) is not None:
+        while (taken := await self._ahead.take()) is not None:
             message, ident = taken
             if message.rest is None:
                 await self._store(message, ident)
@@ -209,58 +200,21 @@ class _Import:
             try:
                 await self._store(message, ident)
             finally:
-                self._is_long = False
-                self._wake()
+                self._ahead.go_on()
 
-    async def _next(self) -> tuple[Found, bytes] | None:
-        while True:
-            if self._coming is None:
-                self._read_on()
-            if self._ready:
-                taken = self._ready.popleft()
-                self._ready_size -= taken[0].size
-                self._is_long = taken[0].rest is not None
-                return taken
-            if self._is_long or self._is_waited_for:
-                await self._arrived.wait()  # all go on in one turn of the loop, and share what is synced
-            elif self._coming is None:
-                return None
-            else:
-                self._is_waited_for = True
-                try:
-                    self._take(await self._until(self._coming))
-                finally:
-                    self._is_waited_for = False
-                    self._wake()
+    def _read(self) -> "UncancellableFuture[Step]":
+        published, self._published = self._published, []
+        return run_in_thread(self._loop, self._crew, self._session.step, published)
 
-    def _wake(self) -> None:
-        self._arrived.set()
-        self._arrived.clear()
-
-    def _read_on(self) -> None:
-        """Have more read, unless there is enough. Nothing is read beside a message that is not read whole."""
-        is_enough = len(self._ready) >= LOW_WATER or self._ready_size >= READY_MOST
-        if not is_enough and not self._is_last and not self._is_long and not self._has_long():
-            published, self._published = self._published, []
-            self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
-
-    def _take(self, step: Step) -> None:
-        self._coming = None
-        self._is_last = step.is_last
+    def _count(self, step: Step) -> None:
         self._already_there += step.already_there
         self._gone_through += step.size
-        size = sum(message.size for message, _ in step.wanted)
         if self._is_dry:
             self._imported += len(step.wanted)
-            self._size += size
+            self._size += (size := sum(message.size for message, _ in step.wanted))
             self._gone_through += size
-        else:
-            self._ready.extend(step.wanted)
-            self._ready_size += size
+            step.wanted.clear()
         self._tell()
-
-    def _has_long(self) -> bool:
-        return bool(self._ready) and self._ready[-1][0].rest is not None
 
     async def _store(self, message: Found, ident: bytes) -> None:
         try:
@@ -299,14 +253,30 @@ class _Import:
             mailbox = target.mailbox if folder is None else target.mailbox_of(folder)
             plan = Plan(target.durability, message.flags, nanoseconds(message.received_at))
             return await append_whole(mailbox, target.commit, plan, message.first, message.size)
+        if message.rest is not None and message.keywords:
+            await self._take_letters(message)
         append = partial(target.append, content, folder=folder, flags=message.flags, received_at=message.received_at)
         try:
             return await append(keywords=message.keywords)
         except KeywordsFullError as exc:
             if message.rest is not None:
                 raise
-            self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
+            self._leave_keywords(message, exc)
             return await append()
+
+    async def _take_letters(self, message: Found) -> None:
+        """See to it that there are letters for the keywords of a message that cannot be begun anew without them."""
+        mailbox = self._target.mailbox_of(message.folder or None)
+        try:
+            await self._in_thread(partial(mailbox.keywords.letters, message.keywords))
+        except KeywordsFullError as exc:
+            self._leave_keywords(message, exc)
+        except (MaildirError, OSError):
+            pass  # there may be no folder yet; all else the message itself comes upon
+
+    def _leave_keywords(self, message: Found, exc: KeywordsFullError) -> None:
+        message.keywords = ()
+        self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
 
     async def _long(self, message: Found, idents: list[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield a message that is not read whole. Whether it is there already is known at its end."""

@@ -46,7 +46,8 @@ _FROM_LINE: Final = re.compile(
 )
 #: What nearly all From lines are, and all that the fast way takes: what this matches, `_FROM_LINE` does.
 _PLAIN_FROM_LINE: Final = re.compile(
-    rb"From [^\s]{1,900} [A-Z][a-z][a-z] (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d \d\d:\d\d:\d\d \d{4}(?=\n)"
+    rb"From [^\s]{1,900} [A-Z][a-z][a-z] "
+    rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d \d\d:\d\d:\d\d \d{4}(?=\n)"
 )
 _HEADER: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
 _LENGTH: Final = re.compile(rb"\n(?i:Content-Length)[ \t]*:[ \t]*(\d{1,18})[ \t]*(?=\r?\n)")
@@ -120,10 +121,10 @@ class Mbox:
             self._at = skipped.end()
         while self._has(1):
             offset = self._base + self._at
-            if self._dialect != "mboxcl2" and (line := _PLAIN_FROM_LINE.match(self._buffer, self._at)):
-                message = self._plain(line.end() + 1)
+            if self._dialect != "mboxcl2" and (plain := _PLAIN_FROM_LINE.match(self._buffer, self._at)):
+                message = self._plain(plain.end() + 1)
                 if message is not None:
-                    yield Part(offset, line[0], iter((message,)), is_plain=True)
+                    yield Part(offset, plain[0], iter((message,)), is_plain=True)
                     continue
             line = self._line()
             if line is None or not line.startswith(b"From "):
@@ -135,7 +136,7 @@ class Mbox:
             yield Part(offset, line, self._pieces(offset, self._buffer[self._at - 2 : self._at] == b"\r\n"))
 
     def _plain(self, start: int) -> bytes | None:
-        """Take the message that begins at *start* in the buffer, if all about it is plain; None, and take nothing, if not.
+        """Take the message that begins at *start* in the buffer if all about it is plain; return None if not.
 
         That is so if the buffer has all of it and the From line behind it, its line ends are LF, and no mail reader has
         written into it. It is what `_pieces` would yield: nearly all messages go this way, in a third of the time.

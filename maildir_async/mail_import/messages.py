@@ -228,7 +228,9 @@ class Messages:
         elif b"\r" in first and b"\n" not in first:
             self._problems.odd(place.path, offset, "has no line ends but CR, which are kept")
         folder = (*self._folder, *place.folder) if place.folder else self._folder
-        return Found(place.path, offset, folder, place.flags, place.keywords, received_at, first, rest, is_plain=is_plain)
+        return Found(
+            place.path, offset, folder, place.flags, place.keywords, received_at, first, rest, is_plain=is_plain
+        )
 
 
 def _time_of(file: Unchanged) -> datetime | None:
