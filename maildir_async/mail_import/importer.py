@@ -124,9 +124,6 @@ class _Import:
         self._messages = Messages(source, folder, dialect, self._problems)
         self._crew = Crew(1, "maildir-import")
         self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()  # set for a moment when a wait for what has been read has an end
-        self._is_waited_for = False  # whether one waits for `_coming`
-        self._is_long = False  # whether a message that is not read whole is being stored
         self._ahead = Ahead(self._read, self._until, self._count)
         self._published: list[tuple[bytes, str]] = []
         self._is_uncertain = False
