@@ -47,8 +47,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep the garbage collector from looking at what is there for as long as the tests run: it is most of the heap."""
-    gc.collect()
-    gc.freeze()
+    if sys.version_info < (
+        3,
+        14,
+    ):  # where Hypothesis asks the collector who refers to what, and takes silence for nobody
+        gc.collect()
+        gc.freeze()
 
 
 def _nothing_has_changed(filename: str | None = None) -> None:
