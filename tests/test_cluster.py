@@ -89,11 +89,14 @@ def test_a_wrong_quota_is_found(volume: Path) -> None:
     (volume / "limited" / "new" / "one").write_bytes(data)
     copies, _ = read(volume, MAILDIRS)
     (volume / "limited" / "maildirsize").write_text(f"1000S\n{len(data)} 1\n")
-    assert count_quota(volume, copies) == []
-    (volume / "limited" / "maildirsize").write_text(f"1000S\n{len(data)} 1\n0 1\n")
-    assert "counts" in count_quota(volume, copies)[0]
+    assert count_quota(volume, copies) == (0, [])
+    (volume / "limited" / "maildirsize").write_text("1000S\n0 0\n")  # one that a count elsewhere has lost
+    assert count_quota(volume, copies) == (1, [])
+    for wrong in (f"{len(data)} 1\n0 1\n", f"{len(data) + 1} 1\n", "0 -99\n"):
+        (volume / "limited" / "maildirsize").write_text(f"1000S\n{wrong}")
+        assert "counts" in count_quota(volume, copies)[1][0]
     (volume / "limited" / "maildirsize").unlink()
-    assert "no maildirsize" in count_quota(volume, copies)[0]
+    assert "no maildirsize" in count_quota(volume, copies)[1][0]
 
 
 def test_a_message_says_what_it_is() -> None:

@@ -177,6 +177,23 @@ def test_a_change_by_another_is_seen(tmp_path: Path) -> None:
     assert keywords.letters(["theirs"]) == "a"
 
 
+@pytest.mark.parametrize("operation", ["open_file", "read", "stat", "sync"])
+def test_a_file_that_another_machine_replaces_is_read_again(tmp_path: Path, operation: str) -> None:
+    """ESTALE, which network file systems say of a file that was replaced meanwhile, is no failure of the message."""
+    (tmp_path / "dovecot-keywords").write_text("0 $Forwarded\n")
+    fault = Fault(operation, errno.ESTALE, path="dovecot-keywords")
+    assert _keywords(tmp_path, fault).letters(["$Forwarded"]) == "a"
+    assert fault.seen > 1
+
+
+def test_a_file_that_stays_stale_is_an_error(tmp_path: Path) -> None:
+    """What is stale each time that it is opened is told, and not tried for ever."""
+    (tmp_path / "dovecot-keywords").write_text("0 $Forwarded\n")
+    with pytest.raises(OSError, match="dovecot-keywords") as caught:
+        _keywords(tmp_path, Fault("open_file", errno.ESTALE, nth=0)).letters(["$Forwarded"])
+    assert caught.value.errno == errno.ESTALE
+
+
 def test_the_27th_has_no_letter(tmp_path: Path) -> None:
     """Where all letters are taken the error is permanent, a ValueError too, and nothing is added."""
     keywords = _keywords(tmp_path)

@@ -25,6 +25,9 @@ __all__ = ["Keywords"]
 #: Bytes of the file: 26 lines of what Dovecot can read are far less.
 _LARGEST: Final = 1 << 18
 
+#: How often the file is opened again when another machine replaces it while it is read: NFS and GlusterFS say ESTALE.
+_TRIES: Final = 5
+
 
 class _Known(NamedTuple):
     """What the file has, or is to have."""
@@ -105,9 +108,23 @@ class Keywords:
             version = _version_of(self._disk.stat(self._path))
         except FileNotFoundError:
             version = None
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            return self._read()
         return known if known is not None and known.version == version else self._read()
 
     def _read(self) -> _Known:
+        """Return what the file has, durably. What has been replaced meanwhile by another machine is read again."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._read_once()
+            except OSError as exc:
+                if exc.errno != errno.ESTALE:
+                    raise
+        return self._read_once()
+
+    def _read_once(self) -> _Known:
         disk, data, version = self._disk, b"", None
         with contextlib.suppress(FileNotFoundError):
             fd = disk.open_file(self._path)

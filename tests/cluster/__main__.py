@@ -245,7 +245,8 @@ def _judge(this: Run) -> None:
     fresh = this.volume.mount("judge")
     copies, faults = checks.read(fresh, MAILDIRS)
     faults += checks.compare(notes, copies)
-    faults += checks.count_quota(fresh, copies)
+    missing, wrong = checks.count_quota(fresh, copies)
+    faults += wrong
     faults += checks.differences(this.volume.bricks, MAILDIRS)
     outcomes = Counter(note.outcome for note in notes)
     faults += [
@@ -264,6 +265,7 @@ def _judge(this: Run) -> None:
         f"{MOUNTS * WRITERS} writers on {MOUNTS} mounts, one host name: {outcomes['acknowledged']:,} acknowledged "
         f"({', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}), {losses} lost, "
         f"{outcomes['refused']:,} refused, {outcomes['uncertain']:,} uncertain",
+        f"maildirsize does not know of {missing} messages, which were recorded while it was counted elsewhere",
         f"wait of what was acknowledged: median {median * 1000:.0f} ms, 99 % {late * 1000:.0f} ms, "
         f"worst {longest:.1f} s",
     ]
