@@ -315,3 +315,38 @@ async def test_no_memory_for_an_answer(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(isinstance(append.result(), Delivered) for append in appends)
     assert isinstance(await maildir.append(b"next"), Delivered)
     assert (maildir.statistics().in_flight, commit.statistics().pending) == (0, 0)
+
+
+@pytest.mark.parametrize("flags", ["", "S"])
+async def test_a_directory_stays_open_for_a_thread_that_hangs(tmp_path: Path, flags: str) -> None:
+    """A message whose move hangs is not put into another directory, though its own was left behind and finished.
+
+    Where there is no ``renameat2`` a move is two calls by the directory's descriptor. If that were closed in between,
+    its number could be another directory's by then: the message would be acknowledged, and nobody would find it.
+    """
+    directory = "cur" if flags else "new"
+    moving, syncing = Gate(), Gate()
+    move = Fault("rename_noreplace", errno.EINVAL, nth=2, gate=moving)
+    sync = Fault("sync", path=f"{tmp_path}/m/{directory}", gate=syncing)
+    commit = impatient()
+    maildir = existing(tmp_path / "m", disk=FaultDisk(move, sync), commit=commit)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first, second = (asyncio.ensure_future(maildir.append(message, flags=flags)) for message in (b"first", b"second"))
+    await moving.reached()
+    await syncing.reached()
+    await existing(tmp_path / "other", commit=commit).append(b"other")  # the sync has been left behind, too
+    syncing.open()
+    await first
+    fds = [os.open(elsewhere, os.O_RDONLY) for _ in range(64)]  # some has the number of what was closed
+    try:
+        moving.open()
+        delivered = await second
+    finally:
+        for fd in fds:
+            os.close(fd)
+    assert os.listdir(elsewhere) == []
+    assert Path(delivered.path).read_bytes() == b"second"
+    assert sorted(Look(maildir.path).messages()) == [b"first", b"second"]
+    assert commit.wait_idle(PATIENCE_S)
+    assert descriptors(tmp_path) == set()

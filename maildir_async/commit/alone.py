@@ -86,5 +86,5 @@ class Alone:
             item.sync_above()
         for target in (item,) if isinstance(item, Target) else item.targets:
             if target.let_go():
-                target.close()
+                target.close_all([target])
                 self._keeper.settle(target.entries)

@@ -7,7 +7,7 @@ it out has it: the thread that put it there, unless somebody has left it behind 
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from maildir_async.commit.entry import Entry
@@ -203,7 +203,7 @@ class Batch:
         for opened in closing:
             opened.close()
 
-    def close_all(self, opened: list[Target | Tmp]) -> None:
+    def close_all(self, opened: Sequence[Target | Tmp]) -> None:
         """Close them, unless a thread that hangs may be about to use one: then the last of those does."""
         with self._lock:
             if self._hanging:
@@ -246,6 +246,7 @@ class Batch:
                 for target in item.targets if isinstance(item, Above) else (item,):
                     if target in targets:
                         target.holds.append(None)  # which waits for one more
+                    target.close_all = self.close_all  # a thread that hangs may be about to publish in it
                     targets.add(target)
             elif self.step < PUBLISH:
                 gone.update(item.family)

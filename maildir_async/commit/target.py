@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from maildir_async.commit.entry import Entry
@@ -19,7 +19,7 @@ class Target:
     and what has been published in this one by then is synced with this one.
     """
 
-    __slots__ = ("above", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
+    __slots__ = ("above", "close_all", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
 
     def __init__(self, directories: Directories, path: str) -> None:
         self.directories = directories
@@ -27,6 +27,8 @@ class Target:
         self.entries: list[Entry] = []
         self.warnings: list[str] = []
         self.holds: list[None] = []  # one for each further directory above it that has been left behind
+        #: Where it has been left behind: what closes it, once no thread of its round can be about to use it.
+        self.close_all: Callable[[Sequence["Target"]], None] = _close_all
         disk = directories.disk
         self.fd = disk.open_directory(path)
         _open.add(self)
@@ -184,6 +186,11 @@ def _key(disk: Disk, path: str) -> object:
 
 def _opened_at(entry: Entry) -> float:
     return entry.taken_at if entry.file is None else entry.file.opened_at
+
+
+def _close_all(targets: Sequence[Target]) -> None:
+    for target in targets:
+        target.close()
 
 
 _open: Final[set[Target]] = set()
