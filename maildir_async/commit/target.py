@@ -28,7 +28,7 @@ class Target:
         self.warnings: list[str] = []
         self.holds: list[None] = []  # one for each further directory above it that has been left behind
         #: Where it has been left behind: what closes it, once no thread of its round can be about to use it.
-        self.close_all: Callable[[Sequence["Target"]], None] = _close_all
+        self.close_all: Callable[[Sequence[Target]], None] = _close_all
         disk = directories.disk
         self.fd = disk.open_directory(path)
         _open.add(self)

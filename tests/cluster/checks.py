@@ -40,15 +40,15 @@ class Copy:
     size: int
 
 
-def read(root: Path, maildirs: Iterable[str]) -> tuple[list[Copy], list[str]]:
-    """Return the messages of the maildirs below *root*, and what else is not as it should be there."""
-    copies, faults = list[Copy](), list[str]()
+def read(root: Path, maildirs: Iterable[str]) -> tuple[list[Copy], list[str], list[str]]:
+    """Return the messages of the maildirs below *root*, what is not as it should be there, and what is in ``tmp/``."""
+    copies, faults, in_tmp = list[Copy](), list[str](), list[str]()
     for maildir in maildirs:
         for at, folder in FOLDERS.items():
             place = root / maildir / at
             if not place.is_dir():
                 continue
-            faults += [f"{maildir}/{at}: tmp/ has {name}" for name in os.listdir(place / "tmp")]
+            in_tmp += [f"{maildir}/{at} {name}" for name in os.listdir(place / "tmp")]
             known = _keywords(place / "dovecot-keywords")
             for path in [*(place / "new").iterdir(), *(place / "cur").iterdir()]:
                 content = path.read_bytes()
@@ -60,7 +60,7 @@ def read(root: Path, maildirs: Iterable[str]) -> tuple[list[Copy], list[str]]:
                 copies.append(Copy(name_of(content), maildir, folder, keywords, key, len(content)))
         for path in (root / maildir).rglob("*.lock"):
             faults.append(f"{path.name} is left in {maildir}")
-    return copies, faults
+    return copies, faults, in_tmp
 
 
 def _keywords(path: Path) -> dict[str, str]:

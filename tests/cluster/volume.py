@@ -63,6 +63,8 @@ class Volume:
         where = [f"{ADDRESS}:{brick}" for brick in self.bricks]
         gluster("volume", "create", VOLUME, "replica", str(len(where)), *where, "force")
         gluster("volume", "set", VOLUME, "network.ping-timeout", str(PING_TIMEOUT_S))
+        # Else a file that is replaced elsewhere is stale for as long as its name is cached, and not opened anew.
+        gluster("volume", "set", VOLUME, "performance.open-behind", "off")
         gluster("volume", "start", VOLUME)
         wait_for(lambda: all(self._pids()), "bricks run", 30)
 
