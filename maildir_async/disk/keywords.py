@@ -25,8 +25,10 @@ __all__ = ["Keywords"]
 #: Bytes of the file: 26 lines of what Dovecot can read are far less.
 _LARGEST: Final = 1 << 18
 
-#: How often the file is opened again when another machine replaces it while it is read: NFS and GlusterFS say ESTALE.
-_TRIES: Final = 5
+#: How often the file is opened when another machine replaces it while it is read (NFS and GlusterFS say ESTALE), and
+#: seconds between two of these times: a name is cached for one second (FUSE's entry timeout, GlusterFS's default).
+_TRIES: Final = 8
+_PAUSE_S: Final = 0.25
 
 
 class _Known(NamedTuple):
@@ -116,12 +118,14 @@ class Keywords:
 
     def _read(self) -> _Known:
         """Return what the file has, durably. What has been replaced meanwhile by another machine is read again."""
-        for _ in range(_TRIES - 1):
+        for number in range(_TRIES - 1):
             try:
                 return self._read_once()
             except OSError as exc:
                 if exc.errno != errno.ESTALE:
                     raise
+            if number:
+                self._waiting.sleep(_PAUSE_S)
         return self._read_once()
 
     def _read_once(self) -> _Known:

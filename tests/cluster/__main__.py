@@ -74,7 +74,7 @@ class Run:
         self._command(b"go\n")
 
     def heal(self, what: str) -> None:
-        """Wait until ``heal info`` is clean; that it does not become so is a fault, and the mail is judged all the same."""
+        """Wait until ``heal info`` is clean; if it does not become so, that is a fault, and no more."""
         try:
             self.told.append(f"{what} took {self.volume.heal(180):.1f} s")
         except NotStartedError as exc:
