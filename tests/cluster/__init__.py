@@ -1,6 +1,6 @@
 """One mailbox, several machines: writers on several mounts of a replicated GlusterFS volume whose bricks are killed.
 
-``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; half a minute, and ``--full`` three minutes.
+``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; two minutes, and ``--full`` seven.
 
 The model
 ---------
