@@ -1,5 +1,6 @@
 """The rig that cuts the power (`tests.powercut`): its model of a disk, and a few real cuts."""
 
+import json
 import os
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from powercut.checking import Found, look
 from powercut.machine import FILE_SYSTEMS, copy_sparse, reason_not_to
 from powercut.messages import STREAMED, message, number_of
+from powercut.pessimist import Pessimist, calls
 from powercut.states import Crash, Log, crashes
 
 SECTOR = 512
@@ -143,3 +145,63 @@ def test_real_power_cuts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ext4: 7 states" in done.stdout
     assert "powercut-" not in Path("/proc/mounts").read_text()
+
+
+TOLD = {"what": "delivered", "path": "/s/m/new/b", "promised": True, "keywords": []}
+TELLING = f"2 write(1<pipe:[1]>, {json.dumps(json.dumps(TOLD))}, 90) = 90"
+
+TRACE = """\
+1 mkdir("/s/m", 0777) = 0
+1 mkdir("/s/m/new", 0700) = 0
+1 mkdir("/s/m/tmp", 0700) = 0
+1 openat(7</s/m/tmp>, "a", O_RDWR|O_CREAT|O_EXCL, 0600) = 8</s/m/tmp/a>
+1 write(8</s/m/tmp/a>, "text", 4) = 4
+1 fsync(8</s/m/tmp/a>) = 0
+1 renameat2(7</s/m/tmp>, "a", 9</s/m/new>, "b", RENAME_NOREPLACE) = 0
+1 fsync(9</s/m/new>) = 0
+1 fsync(4</s/m>) = 0
+1 fsync(5</s>) = 0
+TELLING
+""".replace("TELLING", TELLING).splitlines()
+
+
+def _pessimist(lines: list[str]) -> list[str]:
+    found = Pessimist("/s").follow(calls(lines))
+    assert found.acknowledged == 1
+    return [fault.partition("/")[0].strip() + fault.rpartition("/")[2] for fault in found.faults]
+
+
+def test_pessimist_is_content_with_all_syncs() -> None:
+    """A delivery that syncs all that it has made, in the order of the protocol, has nothing wrong with it."""
+    assert _pessimist(TRACE) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "faults"),
+    [
+        (5, ["visible before its bytes are durable:b", "acknowledged before its bytes are durable:b"]),
+        (7, ["acknowledged before the nameb is durable"]),
+        (8, ["acknowledged before the namenew is durable"]),
+        (9, ["acknowledged before the namem is durable"]),
+    ],
+)
+def test_pessimist_misses_each_sync(missing: int, faults: list[str]) -> None:
+    """Without any one of the syncs it says what would be lost, and so it does when that one has failed."""
+    assert _pessimist(TRACE[:missing] + TRACE[missing + 1 :]) == faults
+    failed = TRACE[missing].replace("= 0", "= -1 EIO (Input/output error)")
+    assert _pessimist([*TRACE[:missing], failed, *TRACE[missing + 1 :]]) == faults
+
+
+def test_pessimist_counts_a_sync_from_its_beginning() -> None:
+    """A sync that was under way when the name was made says nothing of that name."""
+    late = [*TRACE[:6], "3 fsync(9</s/m/new> <unfinished ...>", TRACE[6], "3 <... fsync resumed>) = 0", *TRACE[8:]]
+    assert _pessimist(late) == ["acknowledged before the nameb is durable"]
+
+
+def test_pessimist_knows_other_syncs() -> None:
+    """Kernel AIO's syncs count when they are reported without an error; syncfs(2) counts for everything."""
+    submitted = "1 io_submit(0x7f00, 1, [{aio_data=0x2, aio_lio_opcode=IOCB_CMD_FSYNC, aio_fildes=8</s/m/tmp/a>}]) = 1"
+    for result, faults in ((0, 0), (-5, 2)):
+        ended = f"1 io_getevents(0x7f00, 1, 128, [{{data=0x2, obj=0x1, res={result}, res2=0}}], NULL) = 1"
+        assert len(_pessimist([*TRACE[:5], submitted, ended, *TRACE[6:]])) == faults
+    assert _pessimist([*TRACE[:5], TRACE[5], TRACE[6], "1 syncfs(4</s/m>) = 0", TRACE[10]]) == []

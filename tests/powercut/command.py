@@ -1,6 +1,7 @@
 """What ``python -m tests.powercut`` does: which recordings, how many states of each, and what is printed."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from .machine import FILE_SYSTEMS, FileSystem, own_machine, reason_not_to
+from .partly import PARTS
 from .rig import Rig, Verdict
 from .workload import LEVELS, SCENARIOS
 
@@ -63,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"  {line}")
                 print("".join(f"    WRONG: {fault}\n" for fault in faults), end="", flush=True)
             print(f"{name}: {states} states", flush=True)
+        wrong += _pessimist(Rig(work, program, FILE_SYSTEMS["ext4"]), options.scenario)
     print(f"power cuts: {'WRONG' if wrong else 'as it should be'}, {time.monotonic() - began:.0f} s")
     return int(wrong > 0)
 
@@ -79,6 +82,27 @@ def _recordings(rig: Rig, form: Form, options: argparse.Namespace) -> Iterator[t
             verdict = rig.run("width-16", form.proofs, seed=options.seed, without=part)
             missed = [] if verdict.faults else [f"without {part} nothing was found"]
             yield verdict, missed, _line(f"without {part}", verdict) + f"; found {_kinds(verdict)}"
+
+
+def _pessimist(rig: Rig, scenarios: list[str] | None) -> int:
+    """Hold the system calls of each workload against a pessimist's file system; return how often it complains."""
+    reason = reason_not_to(rig.file_system) or (None if shutil.which("strace") else "no strace")
+    if reason is not None:
+        print(f"NO SYSTEM CALLS TRACED: {reason}", flush=True)
+        return 0
+    wrong = 0
+    print("a pessimist's model of the system calls:")
+    runs: list[tuple[str, str | None]] = [(each, None) for each in scenarios or SCENARIOS if each != "level-none"]
+    if not scenarios:
+        runs += [(scenario, part) for scenario in ("maildirs", "width-16") for part in PARTS]
+    for scenario, part in runs:
+        found = rig.trace(scenario, part)
+        name = scenario + (f" without {part}" if part else "")
+        line = f"  {name:32} {found.acknowledged:4} acknowledged {len(found.faults):4} faults"
+        is_wrong = bool(found.faults) != (part is not None)
+        wrong += is_wrong
+        print(line + (f"\n    WRONG: {found.faults[:3] or 'nothing was found'}" if is_wrong else ""), flush=True)
+    return wrong
 
 
 def _faults(scenario: str, verdict: Verdict, file_system: FileSystem) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from .checking import Found, check
 from .machine import FileSystem, Recorder, copy_sparse, mounted
+from .pessimist import Pessimist, trace
 from .states import Crash, Log, crashes
 
 __all__ = ["Rig", "Verdict"]
@@ -105,6 +106,14 @@ class Rig:
                     verdict.add(crash, self._look(state, log.told_before(crash.cut), tears=scenario == "level-none"))
         verdict.seconds = time.monotonic() - began
         return verdict
+
+    def trace(self, scenario: str, without: str | None = None) -> Pessimist:
+        """Return what a pessimist makes of *scenario*, on a file system of its own without the recording disk."""
+        with tempfile.TemporaryDirectory(dir=self._work) as directory:
+            image = Path(directory, "image")
+            self._make(image)
+            with mounted(image, self._mount, self.file_system):
+                return trace(self._mount / "site", scenario, Path(directory, "trace"), without)
 
     def _make(self, image: Path) -> None:
         """Make the file system; the site's own directory in it is durable."""
