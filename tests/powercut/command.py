@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if reason is not None:
         print(f"NO POWER CUTS TRIED: {reason}", flush=True)
         return 0
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that all is taken away
     form, began, wrong = FULL if options.full else SHORT, time.monotonic(), 0
     with own_machine() as work:
         program = _compile(work)

@@ -2,7 +2,7 @@
 
 Whatever happens to this process, SIGKILL included, the kernel then takes all of it away: the recorder dies with its
 parent, the mounts with the last process of the namespace, a loop device with its mount (``LO_FLAGS_AUTOCLEAR``), and
-the files with the tmpfs.
+the files with the tmpfs. After a SIGKILL an empty directory stays, on which that was mounted.
 """
 
 import contextlib
