@@ -189,6 +189,18 @@ def create_as(owner: Owner, name: str, mode: int, directory: int) -> int:
     return fd
 
 
+def create_unnamed_as(owner: Owner, mode: int, directory: int) -> int:
+    """Create a file of *owner*'s without a name in an open directory."""
+    fd = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=directory)
+    if owner is not None:
+        try:
+            os.fchown(fd, *owner)
+        except BaseException:
+            os.close(fd)
+            raise
+    return fd
+
+
 def mkdir_as(owner: Owner, name: str, mode: int, directory: int) -> int:
     """Make a directory of *owner*'s in another that is open, and return its descriptor.
 

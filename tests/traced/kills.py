@@ -43,7 +43,7 @@ def kill_everywhere(scenario: Scenario, work: Path, *, full: bool, say: Callable
 
     """
     result = Result(scenario.name)
-    calls = CALLS + MORE_CALLS if full else CALLS
+    calls: tuple[str, ...] = CALLS + MORE_CALLS if full else CALLS
     if scenario.others:  # an interpreter starts there, and opens and reads hundreds of files of its own
         calls = tuple(call for call in CALLS if call not in ("openat", "write"))
     undisturbed = _once(scenario, work, calls, ())
