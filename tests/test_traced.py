@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from traced.checks import wrong_after, wrong_with
+from traced.faults import fail_everywhere
 from traced.kills import kill_everywhere
+from traced.real import REAL, MissingError
 from traced.scenarios import SCENARIOS, message
 from traced.traced import CALLS, run
 
@@ -79,3 +81,23 @@ def test_killed_at_many_calls(tmp_path: Path, name: str) -> None:
     result = kill_everywhere(SCENARIOS[name], tmp_path, full=False, say=lambda text: None)
     assert result.faults == []
     assert result.figures["kills"] >= 12
+
+
+@needs_strace
+@pytest.mark.heavy
+def test_a_fault_at_many_calls(tmp_path: Path) -> None:
+    """A call that fails is told by an error of the package, leaves nothing, and the next process delivers."""
+    result = fail_everywhere(ALONE, tmp_path, full=False, say=lambda text: None)
+    assert result.faults == []
+    assert result.figures["errors told"] >= 10
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["descriptors", "file-size", "no-aio", "full-blocks", "full-inodes"])
+def test_a_real_fault(tmp_path: Path, name: str) -> None:
+    """While it is there it is told, and leaves nothing; when it is gone the next delivery works."""
+    try:
+        result = REAL[name](tmp_path)
+    except MissingError as exc:
+        pytest.skip(str(exc))
+    assert result.faults == []

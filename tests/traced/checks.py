@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .scenarios import Scenario
 
-__all__ = ["in_tmp", "wrong_after", "wrong_with"]
+__all__ = ["in_tmp", "names_in", "wrong_after", "wrong_with"]
 
 #: What every maildir, and every folder, has.
 PARTS = frozenset(["tmp", "new", "cur"])
@@ -33,6 +33,12 @@ def _directories(place: Path, scenario: Scenario) -> list[Path]:
 def in_tmp(place: Path, scenario: Scenario) -> list[Path]:
     """Return what is in any ``tmp/``."""
     return [path for directory in _directories(place, scenario) for path in directory.glob("tmp/*")]
+
+
+def names_in(place: Path, scenario: Scenario) -> set[str]:
+    """Return the names of the messages that are there."""
+    found = [each for where in _directories(place, scenario) for each in [*where.glob("new/*"), *where.glob("cur/*")]]
+    return {name_of(path.read_bytes()) for path in found}
 
 
 def wrong_with(place: Path, scenario: Scenario, told: list[tuple[str, str]], *, copies: int = 1) -> list[str]:

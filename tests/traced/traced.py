@@ -1,6 +1,7 @@
 """A forked child that strace(1) has hold of before it does anything."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -199,13 +200,14 @@ def _child(job: Callable[[Tell], "object"], theirs: socket.socket) -> None:
             theirs.send(json.dumps([name, path]).encode())  # no call of those that are counted
 
         async def main() -> None:
-            await job(tell)  # type: ignore[misc]
+            try:
+                await job(tell)  # type: ignore[misc]
+            except Exception as exc:
+                tell(None, f"{type(exc).__name__}: {exc}")
 
-        try:
+        with contextlib.suppress(OSError):  # a fault that the loop has met when it was closed
             asyncio.run(main())
-            status = 0
-        except Exception as exc:
-            tell(None, f"{type(exc).__name__}: {exc}")
+        status = 0
     except BaseException:
         traceback.print_exc()
     finally:
