@@ -1,7 +1,6 @@
 """A forked child that strace(1) has hold of before it does anything."""
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -205,9 +204,11 @@ def _child(job: Callable[[Tell], "object"], theirs: socket.socket) -> None:
             except Exception as exc:
                 tell(None, f"{type(exc).__name__}: {exc}")
 
-        with contextlib.suppress(OSError):  # a fault that the loop has met when it was closed
-            asyncio.run(main())
         status = 0
+        try:
+            asyncio.run(main())
+        except OSError:  # a fault that the loop has met when it was closed
+            os._exit(0)  # at once: what is left of the loop would complain
     except BaseException:
         traceback.print_exc()
     finally:
