@@ -171,7 +171,7 @@ def _target(name: str, here: Step) -> str:
 
 def _close(steps: list[Step]) -> None:
     for step in steps:
-        # Nothing was written by it; what has been done in that directory has been done, and is not to be told as failed.
+        # Nothing was written by it, and what has been done in that directory is not to be told as failed.
         with contextlib.suppress(OSError):
             os.close(step.fd)
 

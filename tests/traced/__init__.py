@@ -15,10 +15,10 @@ failed is asked by the library's own `FaultDisk`.) Kernel AIO has no such call, 
 So those, and a disk that is really full or read-only, are had from the kernel itself.
 
 **Real faults** (`real`). Those cases: a full ext4, of blocks and of inodes; a Btrfs quota; an ext4 that becomes
-read-only under load; a disk that errs (``baddisk.c``, a FUSE file system under a loop device) where a message's own bytes
-are, or that takes nothing any more; ``fs.aio-max-nr`` used up; RLIMIT_NOFILE, RLIMIT_FSIZE and RLIMIT_AS. While the fault
-is there an error of the package tells of it, and nothing is left behind; when it is gone the next delivery works, and
-all that was acknowledged is there. They take root, and say so where they cannot run.
+read-only under load; a disk that errs (``baddisk.c``, a FUSE file system under a loop device) where a message's own
+bytes are, or that takes nothing any more; ``fs.aio-max-nr`` used up; RLIMIT_NOFILE, RLIMIT_FSIZE and RLIMIT_AS. While
+the fault is there an error of the package tells of it, and nothing is left behind; when it is gone the next delivery
+works, and all that was acknowledged is there. They take root, and say so where they cannot run.
 
 Not covered: quotas of ext4 and XFS (few kernels of virtual machines have them; EDQUOT is had from Btrfs, and by strace
 from every call), a device mapper's errors, a kernel that runs out of memory by itself.

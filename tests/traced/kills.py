@@ -17,9 +17,9 @@ from .traced import CALLS, MORE_CALLS, Run, run, run_plain
 
 __all__ = ["Result", "kill_everywhere"]
 
-#: Seconds that locks of the dead may hold up the next process. A lock file whose process is gone is broken at once, and
-#: one that has no process id yet after two seconds (`disk.dotlock`); the rest is for a slow machine.
-HELD_UP_S: Final = 2.0 + 3.0
+#: Seconds that locks of the dead may hold up the next process. A lock file whose process is gone is broken once it is two
+#: seconds old (`disk.dotlock`); the rest is for a slow machine. Who waits in vain fails after ten.
+HELD_UP_S: Final = 2.0 + 6.0
 
 
 @dataclass(slots=True)

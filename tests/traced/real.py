@@ -1,7 +1,7 @@
 """Faults that are real: the kernel has no room, no right, no descriptor, no memory, or a disk that errs.
 
-Each has a program deliver while the fault is there, and another when it is gone. While it is: what cannot be delivered is
-told by an error of the package, with the errno that the kernel has given and a reply for the client, and leaves nothing.
+Each has a program deliver while the fault is there, and another when it is gone. While it is: what cannot be delivered
+is told by an error of the package, with the kernel's errno and a reply for the client, and leaves nothing.
 When it is gone: the next delivery works, and all that was ever acknowledged is there, whole and once.
 """
 
@@ -188,7 +188,7 @@ def over_quota(work: Path) -> Result:
 
 
 def read_only(work: Path) -> Result:
-    """The kernel finds an error in ext4 under load and makes it read-only: what was acknowledged is there after fsck."""
+    """The kernel finds an error in ext4 under load and makes it read-only: after fsck all acknowledged is there."""
     case = _Case("a disk that becomes read-only under load")
     with mounted(work, "ext4", options="errors=remount-ro") as (place, device):
         case.run("before", _one(place, "before"))
