@@ -17,8 +17,8 @@ from .traced import CALLS, MORE_CALLS, Run, run, run_plain
 
 __all__ = ["Result", "kill_everywhere"]
 
-#: Seconds that locks of the dead may hold up the next process. A lock file whose process is gone is broken once it is two
-#: seconds old (`disk.dotlock`); the rest is for a slow machine. Who waits in vain fails after ten.
+#: Seconds that locks of the dead may hold up the next process. A lock file whose process is gone is broken when it is
+#: two seconds old (`disk.dotlock`); the rest is for a slow machine. Who waits in vain fails after ten.
 HELD_UP_S: Final = 2.0 + 6.0
 
 

@@ -249,7 +249,7 @@ def bad_sectors(work: Path) -> Result:
         # A write of one file's blocks is not to be one with its neighbour's.
         (Path("/sys/block") / Path(device).name / "queue" / "nomerges").write_text("2")
         case.run("before", _one(place, "before"))
-        for number in range(10):
+        for number in range(4):
             control.write_text("Subject: bad")
 
             async def mixed(tell: Tell, at: int = number) -> None:
