@@ -4,6 +4,7 @@ A test marked `every_loop` runs on the other kinds of loop too. A test marked `h
 """
 
 import asyncio
+import gc
 import linecache
 import os
 import signal
@@ -42,6 +43,16 @@ for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.S
 def pytest_xdist_auto_num_workers() -> int:
     """Return how many processes `-n auto` starts: one more than there are cores, as tests wait for disks and peers."""
     return min(len(os.sched_getaffinity(0)) + 1, 5)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keep the garbage collector from looking at what is there for as long as the tests run: it is most of the heap."""
+    if sys.version_info < (
+        3,
+        14,
+    ):  # where Hypothesis asks the collector who refers to what, and takes silence for nobody
+        gc.collect()
+        gc.freeze()
 
 
 def _nothing_has_changed(filename: str | None = None) -> None:

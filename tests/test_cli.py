@@ -155,6 +155,14 @@ def test_a_pipe_closed_before_the_first_byte_is_an_empty_message(tmp_path: Path)
     assert messages(tmp_path / "m") == [b""]
 
 
+def test_only_what_is_missing_is_asked_for() -> None:
+    """Without arguments the command asks for MAILDIR, and not for FILE, which may be left out."""
+    done = run("deliver")
+
+    assert done.returncode == os.EX_USAGE
+    assert "required: MAILDIR (" in one_line(done.stderr)
+
+
 def test_a_closed_standard_input_is_told(tmp_path: Path) -> None:
     """Without a standard input the command exits with 75 and touches nothing."""
     done = run("deliver", tmp_path / "m", command=["sh", "-c", '"$@" <&-', "sh", *COMMAND])

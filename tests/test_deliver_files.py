@@ -83,8 +83,8 @@ def test_failures_are_told_in_their_order(tmp_path: Path) -> None:
     first, second, third, fourth, summary = done.stderr.decode().splitlines()
     assert f"{given[11]}: " in first
     assert f"{given[21]}: " in second
-    assert f"{given[31]} cannot be read: " in third
-    assert f"{tmp_path} cannot be read: " in fourth
+    assert third.endswith(f"{given[31]} cannot be read: No such file or directory")
+    assert fourth.endswith(f"{tmp_path} cannot be read: Is a directory (MAILDIR comes first, then each FILE)")
     assert summary.startswith("maildir-async: 37 delivered, 4 failed; ")
     good = [path for number, path in enumerate(given) if number not in (11, 21, 31)]
     assert told(done.stdout) == [path.read_bytes() for path in good]
@@ -250,7 +250,10 @@ HEAVY = {
 
 def test_a_delivery_imports_nothing_heavy(tmp_path: Path) -> None:
     """`deliver` imports no module that it has no use for: Postfix's pipe runs it once a mail."""
-    program = "import sys; from maildir_async.command.main import main\ntry: main()\nfinally: print(*sys.modules)"
+    program = (
+        "import sys; there = {*sys.modules}  # with what measures coverage, if anything does\n"
+        "from maildir_async.command.main import main\ntry: main()\nfinally: print(*{*sys.modules} - there)"
+    )
     done = run("deliver", tmp_path / "m", stdin=b"Subject: x\n\n", command=[sys.executable, "-c", program])
 
     path, imported = done.stdout.decode().splitlines()

@@ -453,8 +453,11 @@ def test_every_call_fails(tmp_path: Path, message: str, number: int) -> None:
                 break
 
 
-@pytest.mark.parametrize("message", ["bytes", pytest.param("stream", marks=pytest.mark.heavy)])
-def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
+@pytest.mark.parametrize(
+    ("message", "step"),
+    [("bytes", 3), *(pytest.param(message, 1, marks=pytest.mark.heavy) for message in ("bytes", "stream"))],
+)
+def test_cancelled_at_every_disk_call(tmp_path: Path, message: str, step: int) -> None:
     """A cancelled call leaves each maildir with the whole message or none, and nothing acts afterwards."""
     make, content = KINDS[message]
 
@@ -485,22 +488,23 @@ def test_cancelled_at_every_disk_call(tmp_path: Path, message: str) -> None:
         assert len(disk.calls) == calls, "something acted after the call had been cancelled"
         return True
 
-    for nth in itertools.count(1):
+    for nth in itertools.count(1, step):
         if not asyncio.run(cancelled_at(tmp_path / str(nth), nth)):
             break
 
 
 @pytest.mark.parametrize(
-    ("message", "number", "by_scope"),
+    ("message", "number", "by_scope", "step"),
     [
-        pytest.param("stream", None, False, id="stream-native"),
-        pytest.param("bytes", errno.EXDEV, True, id="bytes-copied-anyio", marks=pytest.mark.heavy),
-        pytest.param("bytes", None, False, id="bytes-native", marks=pytest.mark.heavy),
-        pytest.param("stream", errno.EXDEV, True, id="stream-copied-anyio", marks=pytest.mark.heavy),
+        pytest.param("stream", None, False, 4, id="stream-native-some"),
+        pytest.param("stream", None, False, 1, id="stream-native", marks=pytest.mark.heavy),
+        pytest.param("bytes", errno.EXDEV, True, 1, id="bytes-copied-anyio", marks=pytest.mark.heavy),
+        pytest.param("bytes", None, False, 1, id="bytes-native", marks=pytest.mark.heavy),
+        pytest.param("stream", errno.EXDEV, True, 1, id="stream-copied-anyio", marks=pytest.mark.heavy),
     ],
 )
 def test_what_a_cancelled_finish_has_done_is_known(
-    tmp_path: Path, message: str, number: int | None, by_scope: bool
+    tmp_path: Path, message: str, number: int | None, by_scope: bool, step: int
 ) -> None:
     """Cancelled at any call, and again, it raises only when each outcome is true, and nothing acts any more."""
     content = KINDS[message][1]
@@ -535,7 +539,7 @@ def test_what_a_cancelled_finish_has_done_is_known(
         assert len(disk.calls) == calls, "something acted after the call had been cancelled"
         return was_reached
 
-    for nth in itertools.count(1):
+    for nth in itertools.count(1, step):
         if not asyncio.run(cancelled_at(tmp_path / str(nth), nth)):
             break
 

@@ -15,6 +15,8 @@ import pytest
 
 from maildir_async import ImportReport, Maildir, MaildirError, import_mail
 from maildir_async.mail_import.headers import from_line_date, marks_of
+from maildir_async.mail_import.messages import Messages, digest_of
+from maildir_async.mail_import.report import Problems
 from maildir_async.mail_import.session import JOURNAL
 from maildir_async.testing import Fault, FaultDisk
 
@@ -349,6 +351,74 @@ async def test_a_message_that_cannot_be_stored_is_named_and_comes_later(tmp_path
     report = await import_mail(tmp_path / "mbox", tmp_path / "Mail")
     assert (report.imported, report.already_there) == (1, 2)
     assert bodies(tmp_path / "Mail") == {b"a\n": 1, b"b\n": 1, b"c\n": 1}
+
+
+async def test_a_folder_that_there_cannot_be_costs_its_messages_only(tmp_path: Path) -> None:
+    """Where a name is too long for a folder, its messages are named, short and long ones, and the rest comes."""
+    deep = tmp_path / "src" / ("ä" * 60) / ("ä" * 60) / ("ä" * 60)
+    deep.mkdir(parents=True)
+    (deep / "a.eml").write_bytes(b"A: a\n\n")
+    (deep / "b.eml").write_bytes(b"A: b\n\n" + b"x\n" * 300_000)
+    (tmp_path / "src/c.eml").write_bytes(b"A: c\n\n")
+    for imported in (1, 0):
+        report = await import_mail(tmp_path / "src", tmp_path / "Mail")
+        assert (report.imported, report.already_there, report.failed) == (imported, 1 - imported, 2)
+        assert all("more than 240 bytes" in problem.reason for problem in report.problems)
+    assert stored(tmp_path / "Mail") == {("", "", b"A: c\n\n"): 1}
+
+
+async def test_keywords_past_the_last_letter_cost_no_message(tmp_path: Path) -> None:
+    """A Maildir has 26 keywords. A message with one more comes without them, also one that is not read whole."""
+    long = b"x\n" * 300_000
+    with (tmp_path / "mbox").open("wb") as file:
+        for number in range(27):
+            file.write(LINE + b"X-Keywords: k%d\n\n\n" % number)
+        file.write(LINE + b"X-Keywords: k5\n\n" + long + b"\n" + LINE + b"X-Keywords: last\n\n" + long + b"\n")
+    report = await import_mail(tmp_path / "mbox", tmp_path / "Mail")
+    assert (report.imported, report.failed, report.problem_count) == (29, 0, 2)
+    flags = Counter(len(flags) for _, flags, _ in stored(tmp_path / "Mail"))
+    assert flags == {1: 27, 0: 2}
+    assert (await import_mail(tmp_path / "mbox", tmp_path / "Mail")).already_there == 29
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"A: b\n\nx\n",
+        b"\nStatus: RO\n\nx\n",
+        b"Status: RO\nA: b\n\nx\n",
+        b"A: b\nX-UID: 7\n\n>From x\n\n",
+        b"A: b\nx\n",
+        b"A: b\nLines: 1\n\n",
+        b"A: b\n\r\nStatus: R\n\nx\n",
+        b"A: " + b"b" * 70_000 + b"\nStatus: R\n\nx\n",
+    ],
+)
+def test_a_message_is_the_same_when_another_follows(tmp_path: Path, message: bytes) -> None:
+    """What stands for a message, and its marks, do not hang on where it stands: or a grown mbox would come twice."""
+    found = list[tuple[bytes, str, bytes]]()
+    path = tmp_path / "mbox"
+    for data in (LINE + message + b"\n", LINE + message + b"\n" + mbox_of(b"a", b"b")):
+        path.write_bytes(data)
+        first = next(Messages(str(path), (), "auto", Problems()).each())
+        found.append((first.digest(), first.flags, first.first))
+    assert found[0] == found[1]
+    (tmp_path / "stored").write_bytes(found[0][2])
+    assert digest_of(str(tmp_path / "stored")) == found[0][0]
+
+
+async def test_an_import_cancelled_while_nobody_waits_for_its_source_ends(tmp_path: Path) -> None:
+    """All workers have something to store, and the source says nothing more: its reading ends with the import."""
+    os.mkfifo(tmp_path / "fifo")
+    running = asyncio.ensure_future(
+        import_mail(tmp_path / "fifo", tmp_path / "Mail", on_progress=lambda *_: running.cancel())
+    )
+    with await asyncio.to_thread(open, tmp_path / "fifo", "wb") as pipe:
+        # 128 are read in one go. What follows is not all there yet.
+        await asyncio.to_thread(pipe.write, mbox_of(*(b"%d" % number for number in range(200))))
+        pipe.flush()
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
 
 async def test_progress_is_told(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.heavy
 def test_a_thousand_maildirs_with_few_descriptors(tmp_path: Path) -> None:
     """A message for a thousand maildirs, and a message for each, are delivered with 400 descriptors."""
     subprocess.run([sys.executable, "-c", FEW_DESCRIPTORS, tmp_path], check=True, timeout=100)

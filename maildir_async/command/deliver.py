@@ -66,7 +66,10 @@ def add_parser(commands: Commands) -> None:
             """,
     )
     parser.add_argument("maildir", metavar="MAILDIR", help="the directory of tmp, new and cur; made if there is none")
-    parser.add_argument("files", metavar="FILE", nargs="*", help="a message each; - is standard input, the default")
+    # argparse says that FILE is required unless there is a default.
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", default=[], help="a message each; - is standard input, the default"
+    )
 
     where = parser.add_argument_group("where it goes")
     where.add_argument("--folder", metavar="NAME", help="a Maildir++ folder, such as Archive/2024; made if missing")
@@ -170,8 +173,16 @@ async def _deliver_one(maildir: Maildir, name: str, source: Any, asked: MessageO
         if isinstance(exc, MaildirError) and not (exc.stage == "receive" and isinstance(exc.__cause__, OSError)):
             return Outcome(exit_code(exc), [f"{name}: {exc}"])
         # Whoever pipes a message to us has it still, and is not to throw it away because we could not read it.
-        return Outcome(os.EX_TEMPFAIL if name == STDIN else os.EX_NOINPUT, [f"{name} cannot be read: {exc}"])
+        return Outcome(os.EX_TEMPFAIL if name == STDIN else os.EX_NOINPUT, [f"{name} cannot be read: {_why(exc)}"])
     except Exception as exc:  # a defect, which must cost nobody his mail: Python's own exit code 1 would
         return Outcome(os.EX_TEMPFAIL, [f"{name}: {type(exc).__name__}: {exc}"])
     warnings = [f"{delivered.path}: {warning}" for warning in delivered.warnings]
     return Outcome(os.EX_OK, warnings, delivered.path, delivered.size)
+
+
+def _why(exc: MaildirError | OSError) -> str:
+    """Return why a FILE cannot be read, without its name, which the line has already."""
+    cause = exc.__cause__ if isinstance(exc, MaildirError) else exc
+    if isinstance(cause, IsADirectoryError):
+        return f"{cause.strerror} (MAILDIR comes first, then each FILE)"
+    return (isinstance(cause, OSError) and cause.strerror) or str(exc)

@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+from maildir_async.command.answers import write_line
 from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
@@ -18,42 +19,41 @@ from maildir_async.mailbox.maildir import Maildir
 
 __all__ = ["add_parser"]
 
-_EPILOG: Final = """\
-A SOURCE is an mbox, a Maildir with its folders, an MH folder, a directory of .eml files or mboxes, an .eml file, or -
-for standard input; files may be compressed by gzip. What has been imported from the same SOURCE before is not imported
-again, so that after an interruption the same command is given again.
-
-examples:
-  maildir-async import ~/mail/inbox ~/Maildir
-  maildir-async import --dry-run --folder Archive old.mbox.gz ~/Maildir
-  maildir-async import ~/.thunderbird/x.default/Mail/"Local Folders" ~/Maildir
-
-exit codes:
-  0   all is imported
-  64  the command line is wrong
-  65  some of it could not be read, and is named on standard error
-  66  a SOURCE cannot be opened
-  75  the maildir refused some of it, or this was interrupted: try it again
-"""
-
 Progress = Callable[[int, int | None, int], object]
 
 
 def add_parser(commands: Commands) -> None:
-    """Add ``import`` to the commands of an argument parser."""
+    """Add the subcommand."""
     parser = add_command(
         commands,
         "import",
         _import,
         summary="import mboxes, Maildirs, MH folders and .eml files, each message once",
-        description="Import mail of other formats into a maildir.",
-        epilog=_EPILOG,
+        description="""
+            Import mail of other formats into a maildir. A SOURCE is an mbox, a Maildir with its folders, an MH folder,
+            a directory of .eml files or mboxes, an .eml file, or - for standard input. Files may be compressed by gzip.
+
+            What has been imported from the same SOURCE before is not imported again: after an interruption, whatever it
+            was, give the same command again.
+            """,
+        epilog="""
+            examples:
+              maildir-async import ~/mail/inbox ~/Maildir
+              maildir-async import --dry-run --folder Archive old.mbox.gz ~/Maildir
+              zcat 2019-*.mbox.gz | maildir-async import - ~/Maildir
+
+            exit codes:
+              0   all is imported, or was before
+              64  the command line is wrong
+              65  some of it could not be read, and is named on standard error
+              66  a SOURCE cannot be opened
+              75  it may work later: MAILDIR did not take some of it, or is none; another
+                  import into it is under way; or a signal came
+            """,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="where the mail is; - is standard input")
     parser.add_argument("maildir", metavar="MAILDIR", help="where it goes; made if it is not there")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="look at all of it, say what would be done, store nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="look at all of it, and store nothing")
     parser.add_argument("--folder", metavar="NAME", help="the folder that it goes to, or below, such as Archive/2024")
     parser.add_argument(
         "--mbox", metavar="DIALECT", default="auto", choices=DIALECTS, help=f"how an mbox quotes: {', '.join(DIALECTS)}"
@@ -61,8 +61,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--journal", metavar="FILE", help="what remembers what has been imported; in MAILDIR by default"
     )
-    text = "what a message survives: full, a power cut (the default); file, one half a minute later; none, none"
-    parser.add_argument("--durability", default="full", choices=[level.value for level in Durability], help=text)
+    parser.add_argument(
+        "--durability", default="full", choices=[level.value for level in Durability], help="what is synced"
+    )
     parser.add_argument("--no-create", dest="create", action="store_false", help="fail if there is no maildir")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="no bar, also on a terminal")
 
@@ -110,10 +111,7 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     """Write a line to standard error. A terminal must not take what a file is called for commands."""
-    line = "maildir-async: " + "".join(one if one.isprintable() else "?" for one in text) + "\n"
-    if sys.stderr is not None:
-        with suppress(OSError):  # nobody reads it
-            os.write(sys.stderr.fileno(), os.fsencode(line))
+    write_line(sys.stderr, "maildir-async: " + "".join(one if one.isprintable() else "?" for one in text))
 
 
 def _bar(source: str, *, is_wanted: bool) -> AbstractContextManager[Progress | None]:

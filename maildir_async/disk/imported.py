@@ -27,6 +27,12 @@ __all__ = ["Imported", "Orphan", "Wanted"]
 #: Seconds to wait for another import to end.
 BUSY_S: Final = 1.0
 
+#: Idents asked for at once: SQLite of old takes 999.
+ASKED_MOST: Final = 500
+
+#: Idents that may have no row yet. More of them than are in flight are of messages that could not be stored.
+NEW_MOST: Final = 4096
+
 _VERSION: Final = 1
 
 _SCHEMA: Final = """
@@ -86,6 +92,7 @@ class Imported:
         self._run = 0
         self._tag = ""
         self._has_orphans = False
+        self._new = dict[bytes, int]()  # idents that have no row yet, and how many of each this run has seen
         _all.add(self)
 
     def open(self) -> list[str]:
@@ -142,15 +149,42 @@ class Imported:
     def find(self, wanted: Sequence[Wanted]) -> list[bool]:
         """Return of each of *wanted*, in the order of the source, whether it is there already."""
         with self._told():
-            connection, run, answers = self._open(), self._run, list[bool]()
+            connection, answers, changed = self._open(), list[bool](), dict[bytes, tuple[int, int]]()
+            rows = self._rows(connection, [ident for ident, _ in wanted])
             for ident, content in wanted:
-                row = connection.execute("SELECT copies, seen, run FROM imported WHERE ident = ?", (ident,)).fetchone()
-                copies, seen = (0, 1) if row is None else (row[0], row[1] + 1 if row[2] == run else 1)
+                row = rows.get(ident)
+                copies, seen = (0, self._new.get(ident, 0) + 1) if row is None else (row[0], row[1] + 1)
                 if (is_there := seen <= copies) is False and self._has_orphans and self._adopt(connection, content):
                     is_there, copies = True, copies + 1
-                connection.execute("INSERT OR REPLACE INTO imported VALUES (?, ?, ?, ?)", (ident, copies, seen, run))
+                if row is None and not copies:
+                    self._new[ident] = seen  # its row is written when a copy of it is recorded
+                else:
+                    self._new.pop(ident, None)
+                    rows[ident] = changed[ident] = (copies, seen)
                 answers.append(is_there)
+            self._write(connection, changed)
+            if len(self._new) > NEW_MOST:  # of messages that could not be stored
+                self._write(connection, {ident: (0, seen) for ident, seen in self._new.items()})
+                self._new.clear()
             return answers
+
+    def _rows(self, connection: sqlite3.Connection, idents: list[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return of those of *idents* that have a row how many copies there are, and how many this run has seen."""
+        found = dict[bytes, tuple[int, int]]()
+        for at in range(0, len(idents), ASKED_MOST):
+            some = idents[at : at + ASKED_MOST]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT ident, copies, seen, run FROM imported WHERE ident IN ({marks})"
+            for ident, copies, seen, run in connection.execute(query, some):
+                found[ident] = (copies, seen if run == self._run else 0)
+        return found
+
+    def _write(self, connection: sqlite3.Connection, rows: dict[bytes, tuple[int, int]]) -> None:
+        run = self._run
+        connection.executemany(
+            "INSERT OR REPLACE INTO imported VALUES (?, ?, ?, ?)",
+            [(ident, copies, seen, run) for ident, (copies, seen) in rows.items()],
+        )
 
     def _adopt(self, connection: sqlite3.Connection, content: bytes) -> bool:
         row = connection.execute(
@@ -166,8 +200,10 @@ class Imported:
         """Remember what has been published: ident, and number of the name, where it has one of this process."""
         with self._told():
             connection = self._open()
+            run, new = self._run, self._new
             connection.executemany(
-                "UPDATE imported SET copies = copies + 1 WHERE ident = ?", [(ident,) for ident, _ in published]
+                "INSERT INTO imported VALUES (?, 1, ?, ?) ON CONFLICT (ident) DO UPDATE SET copies = copies + 1",
+                [(ident, new.pop(ident, 1), run) for ident, _ in published],
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO published VALUES (?, ?)",

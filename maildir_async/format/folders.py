@@ -98,7 +98,8 @@ def folder_of(directory: str, encoding: FolderEncoding) -> str | None:
 
 def _to_utf_7(part: str) -> str:
     if "." in part:
-        raise ValueError(f"folder has a part with a dot, which separates parts on the disk: {given(part)}")
+        what = "which separates parts on the disk"
+        raise ValueError(f"folder has a part with a dot, {what}: {given(part)}; write / between folders")
     return _NOT_PLAIN.sub(_shifted, part)
 
 

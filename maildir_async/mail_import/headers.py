@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["HEAD_MOST", "Hash", "Marks", "begin_digest", "from_line_date", "marks_of"]
+__all__ = ["HEAD_MOST", "READERS_FIELD", "Hash", "Marks", "begin_digest", "from_line_date", "marks_of"]
 
 #: Bytes in which a header has to end for what readers write into it to be looked at.
 HEAD_MOST: Final = 1 << 16
@@ -20,6 +20,9 @@ _CHANGED: Final = re.compile(
     rb"\n(?i:(?:X-)?Status|X-Keywords|X-UID|X-IMAP(?:base)?|Content-Length|Lines|X-Mozilla-(?:Status2?|Keys))[ \t]*:"
     rb"[^\n]*(?:\n[ \t]+[^\r\n][^\n]*)*"
 )
+
+#: Where a field of either kind may begin, in a header with a line end before it.
+READERS_FIELD: Final = re.compile(rb"\n(?i:(?:X-)?Status|X-Keywords|X-UID|X-IMAP|Content-Length|Lines|X-Mozilla-)")
 
 #: Letters of Status and X-Status (mutt, c-client), and bits of X-Mozilla-Status, as flags of a Maildir.
 _STATUS: Final = {"R": "S"}
@@ -61,6 +64,8 @@ NO_MARKS: Final = Marks("", ())
 
 def _head_of(first: bytes) -> bytes:
     """Return the header in *first*, with a line end before each line; nothing if its end cannot be seen."""
+    if first.startswith((b"\n", b"\r\n")):  # it has none, and what looks like one is text
+        return b""
     end = first.find(b"\n\n", 0, HEAD_MOST)
     if (other := first.find(b"\n\r\n", 0, end if end >= 0 else HEAD_MOST)) >= 0:
         end = other
@@ -85,13 +90,13 @@ def marks_of(first: bytes) -> Marks:
     return Marks("".join(sorted(set(flags))), tuple(dict.fromkeys(keywords)))
 
 
-def begin_digest(first: bytes) -> "Hash":
+def begin_digest(first: bytes, *, is_plain: bool = False) -> "Hash":
     """Return the hash of a message that begins with *first*: all of it, or `HEAD_MOST` bytes at least.
 
-    What readers write into a header is left out: a message that has been read since is the same message.
+    What readers write into a header is left out: a message that has been read since is the same message. With
+    *is_plain* it is known that there is nothing of it.
     """
-    head = _head_of(first)
-    if not _CHANGED.search(head):
+    if is_plain or not _CHANGED.search(head := _head_of(first)):
         return hashlib.sha256(first)  # the fastest there is, where the processor has it
     made = hashlib.sha256(_CHANGED.sub(b"", head)[1:])
     made.update(memoryview(first)[len(head) - 1 :])

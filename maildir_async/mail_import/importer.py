@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import os
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
 
+from maildir_async.commit.entry import Plan
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.disk.paths import absolute
 from maildir_async.disk.threads import Crew
@@ -23,12 +23,15 @@ from maildir_async.errors import (
 )
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import parts_of
-from maildir_async.format.options import check_bool, check_callback, check_path
+from maildir_async.format.options import check_bool, check_callback, check_path, nanoseconds
+from maildir_async.mail_import.ahead import Ahead
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
 from maildir_async.mail_import.messages import Found, Messages
 from maildir_async.mail_import.report import ImportReport, Problems
 from maildir_async.mail_import.session import JOURNAL, Session, Step, refuse_overlap
 from maildir_async.mailbox.maildir import Maildir
+from maildir_async.mailbox.whole import append_whole
+from maildir_async.receive.spool import CHUNK_SIZE
 
 __all__ = ["import_mail"]
 
@@ -121,10 +124,7 @@ class _Import:
         self._messages = Messages(source, folder, dialect, self._problems)
         self._crew = Crew(1, "maildir-import")
         self._loop = asyncio.get_running_loop()
-        self._taking = asyncio.Lock()
-        self._ready = deque[tuple[Found, bytes]]()
-        self._coming: UncancellableFuture[Step] | None = None
-        self._is_last = False
+        self._ahead = Ahead(self._read, self._until, self._count)
         self._published: list[tuple[bytes, str]] = []
         self._is_uncertain = False
         self._total: int | None = None
@@ -167,7 +167,8 @@ class _Import:
         )
 
     async def _close(self, *, is_finished: bool) -> None:
-        if (coming := self._coming) is not None:
+        if (coming := self._ahead.coming) is not None:
+            self._messages.stop()  # or a source from which nothing comes would be waited for
             with contextlib.suppress(Exception):
                 await until_done(coming)
         published, self._published = self._published, []
@@ -188,45 +189,29 @@ class _Import:
 
     async def _work(self) -> None:
         """Store one message after the other. All that do this share what has been read."""
-        while True:
-            async with self._taking:
-                if (taken := await self._next()) is None:
-                    return
-                message, ident = taken
-                if message.rest is not None:  # nothing is read beside it
-                    await self._store(message, ident)
-                    continue
-            await self._store(message, ident)
+        while (taken := await self._ahead.take()) is not None:
+            message, ident = taken
+            if message.rest is None:
+                await self._store(message, ident)
+                continue
+            try:
+                await self._store(message, ident)
+            finally:
+                self._ahead.go_on()
 
-    async def _next(self) -> tuple[Found, bytes] | None:
-        while True:
-            if (
-                self._coming is None
-                and not self._is_last
-                and len(self._ready) < 2 * CONCURRENCY
-                and not self._has_long()
-            ):
-                published, self._published = self._published, []
-                self._coming = run_in_thread(self._loop, self._crew, self._session.step, published)
-            if self._ready:
-                return self._ready.popleft()
-            if self._coming is None:
-                return None
-            step = await self._until(self._coming)
-            self._coming = None
-            self._is_last = step.is_last
-            self._already_there += step.already_there
-            self._gone_through += step.size
-            if self._is_dry:
-                self._imported += len(step.wanted)
-                self._size += (size := sum(message.size for message, _ in step.wanted))
-                self._gone_through += size
-            else:
-                self._ready.extend(step.wanted)
-            self._tell()
+    def _read(self) -> "UncancellableFuture[Step]":
+        published, self._published = self._published, []
+        return run_in_thread(self._loop, self._crew, self._session.step, published)
 
-    def _has_long(self) -> bool:
-        return bool(self._ready) and self._ready[-1][0].rest is not None
+    def _count(self, step: Step) -> None:
+        self._already_there += step.already_there
+        self._gone_through += step.size
+        if self._is_dry:
+            self._imported += len(step.wanted)
+            self._size += (size := sum(message.size for message, _ in step.wanted))
+            self._gone_through += size
+            step.wanted.clear()
+        self._tell()
 
     async def _store(self, message: Found, ident: bytes) -> None:
         try:
@@ -259,19 +244,36 @@ class _Import:
         self._tell()
 
     async def _append(self, message: Found, content: Any) -> Delivered:
-        folder = message.folder or None
-        append = partial(
-            self._target.append, content, folder=folder, flags=message.flags, received_at=message.received_at
-        )
-        if not message.keywords:
-            return await append()
+        target, folder = self._target, message.folder or None
+        if target.size_limit is None and not message.keywords and message.rest is None and message.size <= CHUNK_SIZE:
+            # What `append` comes to, without what it has to look at in what users give it.
+            mailbox = target.mailbox if folder is None else target.mailbox_of(folder)
+            plan = Plan(target.durability, message.flags, nanoseconds(message.received_at))
+            return await append_whole(mailbox, target.commit, plan, message.first, message.size)
+        if message.rest is not None and message.keywords:
+            await self._take_letters(message)
+        append = partial(target.append, content, folder=folder, flags=message.flags, received_at=message.received_at)
         try:
             return await append(keywords=message.keywords)
         except KeywordsFullError as exc:
             if message.rest is not None:
                 raise
-            self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
+            self._leave_keywords(message, exc)
             return await append()
+
+    async def _take_letters(self, message: Found) -> None:
+        """See to it that there are letters for the keywords of a message that cannot be begun anew without them."""
+        mailbox = self._target.mailbox_of(message.folder or None)
+        try:
+            await self._in_thread(partial(mailbox.keywords.letters, message.keywords))
+        except KeywordsFullError as exc:
+            self._leave_keywords(message, exc)
+        except (MaildirError, OSError):
+            pass  # there may be no folder yet; all else the message itself comes upon
+
+    def _leave_keywords(self, message: Found, exc: KeywordsFullError) -> None:
+        message.keywords = ()
+        self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
 
     async def _long(self, message: Found, idents: list[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield a message that is not read whole. Whether it is there already is known at its end."""

@@ -17,6 +17,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, Protocol, get_args
 
+from maildir_async.mail_import.headers import HEAD_MOST, READERS_FIELD
+
 __all__ = ["DIALECTS", "Dialect", "Mbox", "Part", "Source", "is_from_line"]
 
 Dialect = Literal["auto", "mboxo", "mboxrd", "mboxcl2"]
@@ -42,11 +44,17 @@ _FROM_LINE: Final = re.compile(
     rb")(?:[ \t].*)?",
     re.DOTALL,
 )
+#: What nearly all From lines are, and all that the fast way takes: what this matches, `_FROM_LINE` does.
+_PLAIN_FROM_LINE: Final = re.compile(
+    rb"From [^\s]{1,900} [A-Z][a-z][a-z] "
+    rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d \d\d:\d\d:\d\d \d{4}(?=\n)"
+)
 _HEADER: Final = re.compile(rb"[!-9;-~]+[ \t]*:")
 _LENGTH: Final = re.compile(rb"\n(?i:Content-Length)[ \t]*:[ \t]*(\d{1,18})[ \t]*(?=\r?\n)")
 _QUOTED: Final = re.compile(rb"^>(?=>*From )", re.MULTILINE)
 _QUOTED_LATER: Final = re.compile(rb"(?<=\n)>(?=>*From )")
 _EMPTY_LINE: Final = re.compile(rb"\r?\n")
+_LF: Final = ord("\n")
 
 
 class Source(Protocol):
@@ -73,15 +81,19 @@ class Part:
         offset: where its From line begins.
         from_line: that line without its end. None for what stands before the first.
         pieces: its bytes. To be read to the end before the next part is asked for.
+        is_plain: whether they are one piece, whose header has none of the fields that mail readers write.
 
     """
 
-    __slots__ = ("from_line", "offset", "pieces")
+    __slots__ = ("from_line", "is_plain", "offset", "pieces")
 
-    def __init__(self, offset: int, from_line: bytes | None, pieces: Iterator[bytes]) -> None:
+    def __init__(
+        self, offset: int, from_line: bytes | None, pieces: Iterator[bytes], *, is_plain: bool = False
+    ) -> None:
         self.offset = offset
         self.from_line = from_line
         self.pieces = pieces
+        self.is_plain = is_plain
 
 
 class Mbox:
@@ -109,6 +121,11 @@ class Mbox:
             self._at = skipped.end()
         while self._has(1):
             offset = self._base + self._at
+            if self._dialect != "mboxcl2" and (plain := _PLAIN_FROM_LINE.match(self._buffer, self._at)):
+                message = self._plain(plain.end() + 1)
+                if message is not None:
+                    yield Part(offset, plain[0], iter((message,)), is_plain=True)
+                    continue
             line = self._line()
             if line is None or not line.startswith(b"From "):
                 self._odd(offset, "no From line stands before this: it is taken as a message")
@@ -117,6 +134,25 @@ class Mbox:
                 self._at += len(line) + 1
                 line = line.removesuffix(b"\r")
             yield Part(offset, line, self._pieces(offset, self._buffer[self._at - 2 : self._at] == b"\r\n"))
+
+    def _plain(self, start: int) -> bytes | None:
+        """Take the message that begins at *start* in the buffer if all about it is plain; return None if not.
+
+        That is so if the buffer has all of it and the From line behind it, its line ends are LF, and no mail reader has
+        written into it. It is what `_pieces` would yield: nearly all messages go this way, in a third of the time.
+        """
+        buffer = self._buffer
+        end = buffer.find(b"\nFrom ", start - 1)
+        if end <= start or buffer[end - 1] != _LF or not _PLAIN_FROM_LINE.match(buffer, end + 1):
+            return None
+        header = buffer.find(b"\n\n", start - 1, start + HEAD_MOST) + 1
+        if not header or READERS_FIELD.search(buffer, start - 1, header):
+            return None
+        self._at = end + 1
+        message = buffer[start:end]
+        if self._dialect != "mboxo" and (b"\n>" in message or message.startswith(b">")):
+            message = _QUOTED.sub(b"", message)
+        return message
 
     def _pieces(self, offset: int, has_crlf: bool) -> Iterator[bytes]:
         if self._dialect in ("auto", "mboxcl2"):

@@ -53,6 +53,8 @@ class Found:
         received_at: datetime | None,
         first: bytes,
         rest: Iterator[bytes] | None,
+        *,
+        is_plain: bool = False,
     ) -> None:
         self.path = path
         self.offset = offset
@@ -63,7 +65,7 @@ class Found:
         self.first = first
         self.size = len(first)
         self.rest = rest
-        self._hash: Hash = begin_digest(first)
+        self._hash: Hash = begin_digest(first, is_plain=is_plain)
 
     def more(self) -> bytes:
         """Return the next bytes of the rest; none at the end."""
@@ -189,18 +191,25 @@ class Messages:
 
     def _part(self, place: Place, part: Part) -> Found:
         received_at = from_line_date(part.from_line) if part.from_line is not None else None
-        found = self._message(place, part.offset, part.pieces, received_at)
-        marks = marks_of(found.first)
-        found.flags = marks.flags
-        found.keywords = tuple(filter(is_keyword, marks.keywords))
-        if len(found.keywords) < len(marks.keywords):
-            self._problems.odd(place.path, part.offset, "has keywords that IMAP does not know, which are left out")
+        found = self._message(place, part.offset, part.pieces, received_at, is_plain=part.is_plain)
+        if not part.is_plain:
+            marks = marks_of(found.first)
+            found.flags = marks.flags
+            found.keywords = tuple(filter(is_keyword, marks.keywords))
+            if len(found.keywords) < len(marks.keywords):
+                self._problems.odd(place.path, part.offset, "has keywords that IMAP does not know, which are left out")
         if part.from_line is not None and received_at is None:
             self._problems.odd(place.path, part.offset, "has no date that there can be in its From line")
         return found
 
     def _message(
-        self, place: Place, offset: int | None, pieces: Iterator[bytes], received_at: datetime | None
+        self,
+        place: Place,
+        offset: int | None,
+        pieces: Iterator[bytes],
+        received_at: datetime | None,
+        *,
+        is_plain: bool = False,
     ) -> Found:
         first = next(pieces, b"")
         rest: Iterator[bytes] | None = None
@@ -218,8 +227,10 @@ class Messages:
             self._problems.odd(place.path, offset, "has NUL bytes in it, which are kept")
         elif b"\r" in first and b"\n" not in first:
             self._problems.odd(place.path, offset, "has no line ends but CR, which are kept")
-        folder = (*self._folder, *place.folder)
-        return Found(place.path, offset, folder, place.flags, place.keywords, received_at, first, rest)
+        folder = (*self._folder, *place.folder) if place.folder else self._folder
+        return Found(
+            place.path, offset, folder, place.flags, place.keywords, received_at, first, rest, is_plain=is_plain
+        )
 
 
 def _time_of(file: Unchanged) -> datetime | None:

@@ -83,6 +83,7 @@ class Session:
         self._each: Iterator[Found] = iter(())
         self._long: Found | None = None
         self._names = dict[tuple[str, ...], str]()
+        self._unfit = dict[tuple[str, ...], str]()  # why there can be no such folder
         self._committed_at = time.monotonic()
 
     def begin(self) -> int | None:
@@ -144,7 +145,7 @@ class Session:
                 is_last = True
                 break
             if message.rest is not None:
-                if not self._is_dry:
+                if not self._is_dry and self._folder_of(message) is not None:
                     self._long = message
                     break
                 while piece := message.more():
@@ -193,15 +194,23 @@ class Session:
 
     def _wanted(self, message: Found) -> Wanted | None:
         """Return what stands for *message*; None, after that has been told, if it can be in no folder."""
-        try:
-            folder = self._names.get(message.folder)
-            if folder is None:
-                folder = self._names[message.folder] = self._name_of(message.folder)
-        except ValueError as exc:
-            self._problems.lost(message.path, message.offset, str(exc))
+        folder = self._folder_of(message)
+        if folder is None:
+            reason = self._unfit[message.folder]
+            self._problems.lost(message.path, message.offset, reason)
             return None
         content = _content(folder, message.digest())
         return Wanted(hashlib.sha256(self._source + b"\0" + content).digest()[:16], content)
+
+    def _folder_of(self, message: Found) -> str | None:
+        """Return what the directory of its folder is called; None if there can be none, for which `_unfit` has why."""
+        parts = message.folder
+        if (name := self._names.get(parts)) is None and parts not in self._unfit:
+            try:
+                name = self._names[parts] = self._name_of(parts)
+            except ValueError as exc:
+                self._unfit[parts] = str(exc)
+        return name
 
 
 def _content(folder: str, digest: bytes) -> bytes:

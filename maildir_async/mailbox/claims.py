@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import weakref
 from asyncio import AbstractEventLoop
+from functools import partial
 from typing import Any, Final
 
 from maildir_async.commit.waiting import UncancellableFuture, until_done
@@ -241,7 +242,12 @@ BUSY: Final = object()
 
 def _close_later(crew: Crew, seen: Seen) -> None:
     with contextlib.suppress(RuntimeError):  # no thread to be had: the end of the interpreter
-        crew.run(seen.close_all)
+        crew.run(partial(_close, seen))
+
+
+def _close(seen: Seen) -> None:
+    with _closing:
+        seen.close_all()
 
 
 def _resolve(future: "asyncio.Future[Any]", answer: object) -> None:
@@ -251,18 +257,32 @@ def _resolve(future: "asyncio.Future[Any]", answer: object) -> None:
 
 _all: Final["weakref.WeakSet[Claims]"] = weakref.WeakSet()
 
+#: Held while the files of what has been thrown away are closed. SQLite has locks of its own in this process: a child
+#: that is forked while a thread has one of them waits for it for ever.
+_closing = threading.Lock()
+_forking = 0  # the thread that forks, and has that
+
 
 def _before_fork() -> None:
+    global _forking
+    if _closing.acquire(timeout=BUSY_S + 1):
+        _forking = threading.get_ident()
     for each in list(_all):
         each.before_fork()
 
 
 def _in_parent() -> None:
+    global _forking
     for each in list(_all):
         each.after_fork(in_child=False)
+    if _forking == threading.get_ident():
+        _forking = 0
+        _closing.release()
 
 
 def _in_child() -> None:
+    global _closing, _forking
+    _closing, _forking = threading.Lock(), 0
     for each in list(_all):
         each.after_fork(in_child=True)
 
