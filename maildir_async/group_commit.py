@@ -158,7 +158,9 @@ class GroupCommit:
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""
-        if self._delegation is not None and not (entry.links or entry.plan.held or entry.mailbox.quota):
+        # Who has begun with its file goes on with it: where a helper has come since, it would have but the rest.
+        is_ours = entry.file is not None or entry.links or entry.plan.held or entry.mailbox.quota
+        if self._delegation is not None and not is_ours:
             channel = self.channel(entry.loop, entry.mailbox.directories.disk)
             if channel is not None:
                 channel.submit(entry)

@@ -66,6 +66,20 @@ def test_first_come_first_served(loop: asyncio.AbstractEventLoop) -> None:
     assert granted(places) == [True, True, True, True]
 
 
+def test_whole_messages_are_bound_too(loop: asyncio.AbstractEventLoop) -> None:
+    """What is admitted without a Place keeps both bounds, and overtakes nobody who waits for one."""
+    admission = Admission(2, 10)
+    assert [admission.admit(cost) for cost in (6, 5, 4, 0)] == [True, False, True, False]
+    assert (admission.pending, admission.pending_bytes) == (2, 10)
+    admission.give_back(1, 4)
+    waiting = request(admission, loop, 9)
+    assert not waiting.granted
+    assert not admission.admit(1)  # for which there would be room
+    admission.give_back(1, 6)
+    assert waiting.granted
+    assert admission.admit(1)
+
+
 def test_one_larger_than_the_bound_is_admitted_alone(loop: asyncio.AbstractEventLoop) -> None:
     """A message larger than the bound by itself is admitted when nothing else is pending, and nothing beside it."""
     admission = Admission(100, 10)

@@ -203,6 +203,33 @@ def test_an_open_file_is_linked_for_its_owner_alone(site: Site) -> None:
         disk.close(fd)
 
 
+def test_a_file_without_a_name_is_its_owners(site: Site) -> None:
+    """In a user's directory it is his before it has a name, and its name is his; in root's it is root's."""
+    disk = posix.PosixDisk()
+    for name, uid in (("alice", ALICE), ("bob", BOB), (".", 0)):
+        fd = disk.create_unnamed(f"{site.root}/{name}", 0o600)
+        assert (os.fstat(fd).st_uid, os.fstat(fd).st_nlink) == (uid, 0)
+        disk.link_open(fd, f"{site.root}/{name}/link")
+        assert (os.fstat(fd).st_uid, os.fstat(fd).st_nlink) == (uid, 1)
+        disk.close(fd)
+
+
+def test_a_directory_that_cannot_be_closed_is_no_failure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made in it is there, so it is told: a file that nobody knew of would be left, and its descriptor."""
+    close = os.close
+
+    def closes_and_fails(fd: int) -> None:
+        close(fd)
+        raise OSError(5, "Input/output error")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closes_and_fails)
+        fd = posix.PosixDisk().create(f"{site.root}/alice/file", 0o600)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    close(fd)
+
+
 async def test_an_owner_that_cannot_be_set_fails_the_delivery(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left of it: no file in tmp/, and no directory that was made for it."""
 

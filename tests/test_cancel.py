@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+import support
 from look import Look, chunks_of, descriptors
 from maildir_async import AppendTask, Delivered, GroupCommit, Maildir
 from maildir_async.format.states import State
@@ -367,3 +368,20 @@ def test_waiting_through_a_cancelled_scope_does_not_spin(tmp_path: Path) -> None
         assert calls < 100
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("operation", ["write", "sync", "rename_noreplace"])
+async def test_a_cancelled_append_waits_for_what_is_in_flight(tmp_path: Path, operation: str) -> None:
+    """While a thread acts for the message a cancellation, however often, does not come out; after that it does."""
+    gate = support.Gate()
+    maildir = Maildir(tmp_path / "m", disk=FaultDisk(Fault(operation, gate=gate, path="/m/")))
+    task = asyncio.create_task(maildir.append(b"message"))
+    await gate.reached()
+    for _ in range(3):
+        task.cancel()
+        await support.turns()
+        assert not task.done()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert support.contents(tmp_path / "m") == {"tmp": [], "new": [b"message"], "cur": []}

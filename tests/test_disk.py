@@ -309,6 +309,18 @@ def test_open_directory_opens_directories_only(tmp_path: Path) -> None:
         PosixDisk().open_directory(str(tmp_path / "f"))
 
 
+def test_a_sync_is_asked_of_the_system() -> None:
+    """What it has no file for, and what it cannot sync, it refuses; a sync that was not made would be no error."""
+    disk = PosixDisk()
+    reader, writer = os.pipe()
+    with pytest.raises(OSError, match="Invalid argument"):
+        disk.sync(writer)
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        disk.sync(writer)
+
+
 def test_writeback_is_a_hint() -> None:
     """What cannot be hinted at (a pipe has no pages to write back) is no error."""
     reader, writer = os.pipe()

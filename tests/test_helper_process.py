@@ -1356,6 +1356,26 @@ async def test_a_chunk_of_any_size_goes_over_in_pieces(tmp_path: Path, monkeypat
     assert Look(maildir.path).messages() == [b"begun " + content + b"ended"]
 
 
+async def test_a_stream_begun_here_ends_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that this process has begun to write, while there was no helper, is whole: no helper gets its rest."""
+
+    def full(process: HelperProcess) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("maildir_async.helper.process.BACK_OFF_S", (0.0, 0.0))
+    async with helped() as commit:
+        maildir = Maildir(tmp_path / "m", commit=commit)
+        with monkeypatch.context() as patch:
+            patch.setattr(HelperProcess, "connect", full)
+            task = await begin_stream(maildir)
+        await maildir.append(b"now there is one")
+        assert commit.statistics().helper_pid is not None
+        await task.send(b"rest")
+        task.unregister_producer()
+        assert (await task).size == LONG + 4
+    assert sorted(Look(maildir.path).messages(), key=len) == [b"now there is one", b"x" * LONG + b"rest"]
+
+
 async def test_no_descriptor_for_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no connection can be made this process delivers; once one can be, the helper does."""
 

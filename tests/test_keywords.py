@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+import stat
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from maildir_async import AppendError
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.dotlock import Waiting
+from maildir_async.disk.dotlock import Waiting, take
 from maildir_async.disk.keywords import Keywords
 from maildir_async.disk.subscriptions import subscribe
 from maildir_async.errors import KeywordsFullError
@@ -354,6 +356,44 @@ def test_a_lock_is_not_stale_while_the_list_changes(tmp_path: Path) -> None:
     keywords = _keywords(tmp_path, clock=lambda: lock.stat().st_mtime + 130, sleep=lambda _: None)
     with pytest.raises(BlockingIOError):
         keywords.letters(["a"])
+
+
+@pytest.mark.parametrize("error", [None, errno.EOPNOTSUPP, errno.EISDIR])
+def test_a_lock_is_never_without_its_process(tmp_path: Path, error: int | None) -> None:
+    """Killed at any call, a process leaves no lock that says nobody's name: that one would hold others up for long.
+
+    Only where a file cannot be without a name does the lock get its process when it is there already.
+    """
+    seen = set[bytes]()
+
+    class Looking(FaultDisk):
+        def _call(self, operation: str, path: str | int, call: Callable[[], Any]) -> Any:
+            try:
+                return super()._call(operation, path, call)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    seen.add((tmp_path / "dovecot-uidlist.lock").read_bytes())
+
+    disk = Looking(*([] if error is None else [Fault("create_unnamed", error), Fault("create_unnamed", error)]))
+    lock = take(disk, f"{tmp_path}/dovecot-uidlist.lock", 0o644, Waiting(0), protects=f"{tmp_path}/dovecot-uidlist")
+    ours = f"{os.getpid()}:{os.uname().nodename}".encode()
+    assert seen == ({ours} if error is None else {ours, b""})
+    assert stat.S_IMODE(os.stat(lock.path).st_mode) == 0o644
+    with pytest.raises(BlockingIOError):
+        take(disk, lock.path, 0o600, Waiting(0), protects=f"{tmp_path}/dovecot-uidlist")
+    lock.release()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("error", "late"), [(errno.ENOENT, False), (errno.EPERM, False), (errno.EIO, True)])
+def test_a_lock_that_cannot_be_linked_is_made_by_its_name(tmp_path: Path, error: int, late: bool) -> None:
+    """Without /proc no open file gets a name, so it is made as Dovecot makes it; a lost reply is looked into."""
+    disk = FaultDisk(Fault("link_open", error, late=late))
+    lock = take(disk, f"{tmp_path}/l.lock", 0o600, Waiting(0), protects=f"{tmp_path}/l")
+    assert Path(lock.path).read_text().startswith(f"{os.getpid()}:")
+    assert any(call.operation == "create" for call in disk.calls) != late
+    lock.release()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_left_over_lock_of_the_keywords_is_removed(tmp_path: Path) -> None:

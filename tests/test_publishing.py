@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from maildir_async import Maildir, UncertainAppendError
 from maildir_async.commit.batch import names_in_use
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
@@ -348,3 +349,20 @@ def test_collision_with_real_names(box: Path) -> None:
     one = delivered(entry(mailbox(box, names=names)))
     assert os.path.basename(one.path) == f"{foretold[2]}{sizes}"
     assert contents(box) == {"tmp": [b"planted"], "new": [b"planted", MESSAGE], "cur": []}
+
+
+async def test_a_failed_sync_is_no_durable_directory(tmp_path: Path) -> None:
+    """The next message to a maildir whose first sync has failed has all of it synced that is above it."""
+    for name in ("tmp", "new", "cur"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    disk = FaultDisk(Fault("sync", errno.EIO, path="/m/new"))
+    maildir = Maildir(tmp_path / "m", disk=disk)
+    with pytest.raises(UncertainAppendError):
+        await maildir.append(b"first")
+    disk.calls.clear()
+    await maildir.append(b"second")
+    synced = [call.path for call in disk.calls if call.operation == "sync"]
+    assert {f"{tmp_path}/m", f"{tmp_path}/m/.."} <= set(synced)
+    disk.calls.clear()
+    await maildir.append(b"third")
+    assert f"{tmp_path}/m" not in [call.path for call in disk.calls if call.operation == "sync"]

@@ -5,6 +5,7 @@ walked from ``/`` by descriptors, one name at a time, and a name that is looked 
 what the same user could have put there. DESIGN.md, "As root", has the rule and the attacks.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -111,7 +112,7 @@ def enter(path: str) -> Generator[Step]:
             name = names.pop()
             if name == "..":
                 if len(way) > 1:
-                    os.close(way.pop().fd)
+                    _close([way.pop()])
                 continue
             here = way[-1]
             try:
@@ -170,7 +171,9 @@ def _target(name: str, here: Step) -> str:
 
 def _close(steps: list[Step]) -> None:
     for step in steps:
-        os.close(step.fd)
+        # Nothing was written by it, and what has been done in that directory is not to be told as failed.
+        with contextlib.suppress(OSError):
+            os.close(step.fd)
 
 
 def create_as(owner: Owner, name: str, mode: int, directory: int) -> int:
@@ -185,6 +188,18 @@ def create_as(owner: Owner, name: str, mode: int, directory: int) -> int:
         except BaseException:
             os.close(fd)
             os.unlink(name, dir_fd=directory)
+            raise
+    return fd
+
+
+def create_unnamed_as(owner: Owner, mode: int, directory: int) -> int:
+    """Create a file of *owner*'s without a name in an open directory."""
+    fd = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=directory)
+    if owner is not None:
+        try:
+            os.fchown(fd, *owner)
+        except BaseException:
+            os.close(fd)
             raise
     return fd
 

@@ -35,6 +35,13 @@ class Disk(Protocol):
         """Create a file that does not exist, open it for reading and writing, and return its descriptor."""
         ...
 
+    def create_unnamed(self, path: str, mode: int) -> int:
+        """Create a file without a name in the directory *path*, for `link_open`, and return its descriptor.
+
+        OSError, with an errno of `UNSUPPORTED` or EISDIR, where the system or the file system has no such files.
+        """
+        ...
+
     def open_file(self, path: str, *, append: bool = False) -> int:
         """Open a regular file that exists, for reading, or for reading and for appending to; return its descriptor.
 
@@ -111,7 +118,10 @@ class Disk(Protocol):
     ) -> None: ...
 
     def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
-        """Link an open file that has a name somewhere; FileNotFoundError where it has none, or none can be found."""
+        """Link an open file that has a name somewhere, or was never to have one.
+
+        FileNotFoundError where it has lost its last name, or none can be found (which takes ``/proc``).
+        """
         ...
 
     def unlink(self, path: str, directory: int | None = None) -> None: ...

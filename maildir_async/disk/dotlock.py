@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from maildir_async.disk.calls import Disk, write_all
+from maildir_async.disk.calls import UNLINKABLE, UNSUPPORTED, Disk, write_all
 
 __all__ = ["Dotlock", "Waiting", "take"]
 
@@ -21,6 +21,12 @@ _MOST_READ: Final = 512
 #: Seconds between looks at a lock that another has: the first wait, and the longest.
 _FIRST_WAIT_S: Final = 0.002
 _LONGEST_WAIT_S: Final = 0.2
+
+#: By which there is no file without a name: the file system has none, or there is no directory, which is told later.
+_NO_UNNAMED: Final = UNSUPPORTED | {errno.EISDIR, errno.ENOENT}
+
+#: By which it cannot get its name: there is no ``/proc``, or the directory has gone, which is told later.
+_NO_LINK: Final = UNLINKABLE | {errno.ENOENT}
 
 #: Lock files that this process has: by (device, inode). A child has none of its parent's.
 _held: Final[set[tuple[int, int]]] = set()
@@ -117,12 +123,9 @@ def take(disk: Disk, path: str, mode: int, waiting: Waiting, *, protects: str, w
     watched = _Watched(disk, path, protects, waiting)
     deadline, wait_s = waiting.elapsed() + waiting.patience_s, _FIRST_WAIT_S
     while True:
-        try:
-            fd = disk.create(path, mode)
-        except FileExistsError:
-            pass
-        else:
-            return _made(disk, path, fd, mode, with_pid=with_pid)
+        with contextlib.suppress(FileExistsError):
+            lock = _with_pid(disk, path, mode) if with_pid else None
+            return lock or _made(disk, path, disk.create(path, mode), mode, with_pid=with_pid)
         if watched.is_stale():
             with contextlib.suppress(FileNotFoundError):
                 disk.unlink(path)
@@ -133,6 +136,48 @@ def take(disk: Disk, path: str, mode: int, waiting: Waiting, *, protects: str, w
             raise OSError(errno.EAGAIN, "another has the lock", path)
         waiting.sleep(wait_s)
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+def _with_pid(disk: Disk, path: str, mode: int) -> Dotlock | None:
+    """Make a lock file that has its process id from the first moment on, or return None where that cannot be.
+
+    One without would be kept for as long as a stale one (Dovecot's file-dotlock.c waits for 120 s): killed between
+    open(2) and write(2), a process would hold all others up. A file gets its name here when it has been written.
+    Raises FileExistsError if there is a lock.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        disk.stat(path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    try:
+        fd = disk.create_unnamed(os.path.dirname(path), mode)
+    except OSError as exc:
+        if exc.errno in _NO_UNNAMED:
+            return None
+        raise
+    try:
+        if mode & 0o077:  # what the umask may have taken away
+            disk.chmod(fd, mode)
+        write_all(disk, fd, f"{os.getpid()}:{os.uname().nodename}".encode())
+        found = disk.stat(fd)
+        lock = Dotlock(disk, path, fd, (found.st_dev, found.st_ino))  # held before anybody can see it, and break it
+    except BaseException:
+        with contextlib.suppress(OSError):
+            disk.close(fd)
+        raise
+    try:
+        disk.link_open(fd, path)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            lock.check()
+            return lock  # the reply was lost, as on NFS
+        lock.release()
+        if exc.errno in _NO_LINK:
+            return None
+        raise
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def _made(disk: Disk, path: str, fd: int, mode: int, *, with_pid: bool) -> Dotlock:

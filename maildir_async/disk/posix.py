@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 from maildir_async.disk.as_root import (
     Owner,
     create_as,
+    create_unnamed_as,
     enter,
     is_roots,
     mkdir_as,
@@ -34,6 +35,7 @@ __all__ = ["PosixDisk", "syncfs_tells_errors"]
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a FIFO in the file's place holds nobody up.
+_UNNAMED: Final = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC if sys.platform == "linux" else None
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -67,6 +69,14 @@ class PosixDisk:
         elif _owners:
             return create_as(_owners.get(directory), path, mode, directory)
         return os.open(path, _CREATE, mode, dir_fd=directory)
+
+    def create_unnamed(self, path: str, mode: int) -> int:
+        if _UNNAMED is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+        if os.geteuid() or is_roots(path):
+            return os.open(path, _UNNAMED, mode)
+        with enter(path) as where:
+            return create_unnamed_as(where.owner, mode, where.fd)
 
     def open_file(self, path: str, *, append: bool = False) -> int:
         if _is_guarded(path):

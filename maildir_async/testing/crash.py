@@ -109,11 +109,14 @@ class CrashDisk:
 
     def create(self, path: str, mode: int, directory: int | None = None) -> int:
         with self._changing():
-            parent, name = self._parent(path, directory)
-            if name in parent.entries:
-                raise _error(errno.EEXIST, path)
-            inode = parent.entries[name] = _Inode(next(self._numbers), stat.S_IFREG | mode)
+            inode = _Inode(next(self._numbers), stat.S_IFREG | mode)
+            self._name(inode, path, directory)
             return self._descriptor(inode)
+
+    def create_unnamed(self, path: str, mode: int) -> int:
+        with self._changing():
+            self._get(path)
+            return self._descriptor(_Inode(next(self._numbers), stat.S_IFREG | mode))
 
     def open_file(self, path: str, *, append: bool = False) -> int:
         with self._lock:
@@ -199,17 +202,17 @@ class CrashDisk:
         self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None
     ) -> None:
         with self._changing():
-            directory, name = self._parent(target, target_directory)
-            if name in directory.entries:
-                raise _error(errno.EEXIST, target)
-            directory.entries[name] = self._get(source, source_directory)
+            self._name(self._get(source, source_directory), target, target_directory)
 
     def link_open(self, fd: int, target: str, target_directory: int | None = None) -> None:
         with self._changing():
-            directory, name = self._parent(target, target_directory)
-            if name in directory.entries:
-                raise _error(errno.EEXIST, target)
-            directory.entries[name] = self._open[fd]
+            self._name(self._open[fd], target, target_directory)
+
+    def _name(self, inode: _Inode, path: str, directory: int | None) -> None:
+        parent, name = self._parent(path, directory)
+        if name in parent.entries:
+            raise _error(errno.EEXIST, path)
+        parent.entries[name] = inode
 
     def rename(
         self, source: str, target: str, source_directory: int | None = None, target_directory: int | None = None

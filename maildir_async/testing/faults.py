@@ -95,6 +95,9 @@ class FaultDisk:
         whole = str(self._path(path, directory))
         return self._call("create", whole, lambda: self._opened(self._disk.create(path, mode, directory), whole))
 
+    def create_unnamed(self, path: str, mode: int) -> int:
+        return self._call("create_unnamed", path, lambda: self._opened(self._disk.create_unnamed(path, mode), path))
+
     def open_file(self, path: str, *, append: bool = False) -> int:
         return self._call("open_file", path, lambda: self._opened(self._disk.open_file(path, append=append), path))
 
