@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -243,6 +244,21 @@ async def test_swapped_for_a_link_while_we_deliver(tmp_path: Path, way: str) -> 
         assert folder.is_symlink()
     # With a keyword, a lock that is lost on the way is told of by an AppendError of its own.
     assert outcomes == {NotAMaildirError, Delivered, *([AppendError] if way == "keyword" else [])}
+
+
+async def test_a_folder_costs_one_look_more_than_a_maildir(tmp_path: Path) -> None:
+    """Many folders in one round: each is looked at once, and the maildir that they lie in once for all of them."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", disk=disk)
+    folders = [f"f{number}" for number in range(64)]
+    for _ in range(2):  # the first makes them
+        before = len(disk.calls)
+        await asyncio.gather(*(maildir.append(MESSAGE, folder=folder) for folder in folders))
+    looks = Counter(call.path for call in disk.calls[before:] if call.operation == "stat")
+    assert looks.pop(f"{maildir.path}/.") <= 3, "once in each round"
+    assert looks.pop(f"{maildir.path}/.f0/new/../..") == 1
+    assert all(count == 1 for count in looks.values())
+    assert sum(path.endswith("/..") for path in looks) == 63
 
 
 @pytest.mark.parametrize("way", SOME_WAYS)

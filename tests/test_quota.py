@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import itertools
 import os
@@ -469,6 +470,49 @@ async def test_a_warning_when_a_part_is_passed(tmp_path: Path) -> None:
         (2, 0.5, maildir.path),
         (4, 1.0, maildir.path),
     ]
+
+
+async def _stream() -> AsyncIterator[bytes]:
+    yield LONG
+
+
+@pytest.mark.parametrize("message", [MESSAGE, _stream], ids=["whole", "stream"])
+async def test_a_warning_comes_in_the_context_of_who_delivers(tmp_path: Path, message: Any) -> None:
+    """on_warning is called in the context of the message that passed the part."""
+    whose = contextvars.ContextVar("whose", default="nobody")
+    warned = list[str]()
+    quota = Quota(messages=3, warn_at=(0.5,), on_warning=lambda _: warned.append(whose.get()))
+    maildir = Maildir(tmp_path / "m", quota=quota)
+    for name in ("alice", "bob", "carol"):
+        context = contextvars.copy_context()
+        context.run(whose.set, name)
+        given = message() if callable(message) else message
+        await asyncio.get_running_loop().create_task(maildir.append(given), context=context)
+    while not warned:  # told to the loop, as the outcome is
+        await asyncio.sleep(0)
+    assert warned == ["bob"]
+
+
+async def test_the_file_is_looked_at_once_a_round(tmp_path: Path) -> None:
+    """A hundred messages at once cost a few looks; and one too many is refused only after another look."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=151), disk=disk)
+    await maildir.append(MESSAGE)
+    before = len(disk.calls)
+    await maildir.append_many([MESSAGE] * 100, concurrency=100)
+    assert (
+        1 <= sum(call.operation == "stat" and call.path.endswith("maildirsize") for call in disk.calls[before:]) <= 20
+    )
+
+    def make_room() -> None:  # as another process would: fifty have gone, and ten of the next hundred can stay
+        with Path(maildir.path, "maildirsize").open("ab") as file:
+            file.write(b"-1000 -10\n")
+
+    # Once fifty of the round have been written, and before any of the rest is.
+    disk.faults.append(Fault("create", nth=50, gate=make_room, path="/tmp/"))
+    outcomes = await maildir.append_many([MESSAGE] * 100, concurrency=100, return_exceptions=True)
+    assert sum(isinstance(outcome, Delivered) for outcome in outcomes) == 60
+    assert {type(outcome) for outcome in outcomes} == {Delivered, QuotaExceededError}
 
 
 async def test_room_under_the_quota_can_be_asked_for(tmp_path: Path) -> None:

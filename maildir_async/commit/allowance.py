@@ -9,6 +9,7 @@ import contextlib
 import errno
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import Final
 
 from maildir_async.commit.usage import Asking, Shared, shared_by
@@ -52,14 +53,23 @@ class Allowance:
         self._root: str | None = None
         self._shared_one: Shared | None = None
 
-    def admit(self, entry: Asking) -> None:
-        """Reserve what *entry* takes; `QuotaExceededError` if that is too much. A broken file is only a warning."""
+    def context(self) -> Context | None:
+        """Return the caller's context, in which ``on_warning`` is to be called, if there is one."""
+        return None if self.quota.on_warning is None else copy_context()
+
+    def admit(self, entry: Asking, round_: object) -> None:
+        """Reserve what *entry* takes; `QuotaExceededError` if that is too much. A broken file is only a warning.
+
+        The file is looked at once for all messages of a *round*, and once more before one of them is refused.
+        """
         if entry.reserved >= 0:  # in a round that has left it to this one
             return
         size = entry.size
         shared = self._shared()
         with shared.lock:
-            self._look(shared, size)
+            if shared.looked_for is not round_ or self._is_over(shared, size):
+                self._look(shared, size)
+                shared.looked_for = round_
             with shared.reserving:
                 shared.reserved += size
                 shared.reserved_number += 1
@@ -112,7 +122,7 @@ class Allowance:
         is_passed = any(before.fraction < part <= after.fraction for part in self.quota.warn_at)
         if is_passed and self.quota.on_warning is not None:
             with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
-                last.loop.call_soon_threadsafe(self.quota.on_warning, after)
+                last.loop.call_soon_threadsafe(self.quota.on_warning, after, context=last.context)
 
     def _shared(self) -> Shared:
         shared = self._shared_one

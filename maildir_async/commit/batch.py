@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.commit.target import Above, FileSystem, Target
+from maildir_async.commit.target import Above, FileSystem, Roots, Target
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.rights import Rights
 from maildir_async.disk.syncs import Syncs
@@ -136,6 +136,8 @@ class Batch:
         targets: where the next message for each disk and path is published.
         opened: all targets, those too that have been replaced.
         rights: what files are to have, by disk and path of the maildir, for those that say so.
+        roots: what the maildirs are that folders lie in.
+        look: what stands for it where something is to be looked at once for all of its messages.
 
     """
 
@@ -150,6 +152,8 @@ class Batch:
         self.targets: dict[tuple[Disk, str], Target] = {}
         self.opened: list[Target] = []
         self.rights: dict[tuple[Disk, str], Rights] = {}
+        self.roots: Roots = {}
+        self.look: Final = object()
         self._lock = threading.Lock()
         self._hanging = 0  # threads that were left behind, and have not come back
         self._to_close: list[Target | Tmp] = []  # when they have

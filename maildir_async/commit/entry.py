@@ -107,6 +107,7 @@ class Entry:
         tmp_name: its file's in ``tmp/`` while it is there: the same, but for a stream.
         fd: its file's descriptor, while it is open.
         reserved: bytes that its maildir's quota keeps for it, or -1.
+        context: of whoever delivers it, where a quota may have something to tell; or else None.
         quota_file: which ``maildirsize`` there was right before it was published.
         path: where it has been published, "" before.
         copy: of a message with links that cannot be: its file, to be copied and closed by whoever settles them.
@@ -116,7 +117,18 @@ class Entry:
     """
 
     __slots__ = (
-        *("chunks", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd", "fell_with_source"),
+        *(
+            "chunks",
+            "context",
+            "copy",
+            "cost",
+            "delivered",
+            "directory_id",
+            "durability",
+            "error",
+            "fd",
+            "fell_with_source",
+        ),
         *("file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan"),
         *(
             "quota_file",
@@ -171,6 +183,7 @@ class Entry:
         self.durability = plan.durability
         self.flags = plan.flags
         self.reserved = -1
+        self.context = None if mailbox.quota is None else mailbox.quota.context()
         self.quota_file: tuple[int, int] = (0, 0)
         self.warnings: list[str] | None = None
         self.refusal: BaseException | None = None

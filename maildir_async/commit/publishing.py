@@ -7,7 +7,7 @@ from typing import Final
 from maildir_async.commit.batch import PUBLISH, Batch, Hand, LeftBehind, hold
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.syncing import DirectorySyncing
-from maildir_async.commit.target import Target
+from maildir_async.commit.target import Roots, Target
 from maildir_async.commit.writing import give_letters, rename
 from maildir_async.disk.calls import OUT_OF_DESCRIPTORS, UNLINKABLE
 from maildir_async.disk.publishing import move, put_link
@@ -39,7 +39,7 @@ class Publishing:
         todo = self._todo
         if todo is None:
             todo = self._todo = deque(self._batch.entries)
-        targets, tmps = self._batch.targets, self._batch.tmps
+        targets, tmps, roots = self._batch.targets, self._batch.tmps, self._batch.roots
         while todo:
             entry = todo.popleft()
             if entry.error is not None:
@@ -61,7 +61,7 @@ class Publishing:
                     _close_file(entry)
                     hold(entry)
                 elif entry.flags or entry.source is not None or entry.links:
-                    found = publish(entry, path, target)
+                    found = publish(entry, path, target, roots)
                 else:
                     name = entry.name
                     fd, entry.fd, entry.stage = entry.fd, -1, "close"
@@ -69,7 +69,7 @@ class Publishing:
                         disk.close(fd)
                     entry.stage = "publish"
                     if found is None:  # opened before: what is synced is what was changed
-                        found = Target.found(directories, path)
+                        found = Target.found(directories, path, roots)
                     tmp = tmps.get((disk, directories.tmp))
                     try:
                         if tmp is None or tmp.fd is None:
@@ -77,7 +77,7 @@ class Publishing:
                         else:
                             warning = move(disk, entry.tmp_name, name, tmp.fd, found.fd)
                     except (FileExistsError, FileNotFoundError):
-                        first, found = found, publish(entry, path, found)
+                        first, found = found, publish(entry, path, found, roots)
                         if first is not found and first is not target:
                             first.close()  # nothing is in it
                     else:
@@ -112,7 +112,7 @@ class Publishing:
                 found.entries.append(entry)
 
 
-def publish(entry: Entry, path: str, target: Target | None) -> Target:
+def publish(entry: Entry, path: str, target: Target | None, roots: Roots) -> Target:
     """Publish *entry* in the directory at *path*; return the target it is in, *target* or one that has been opened.
 
     What is synced is what was changed: the directory is opened before. One that turns out to be gone is made anew,
@@ -128,7 +128,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
             raise entry.refusal
         entry.stage = "publish"
         if found is None:
-            found = Target.found(entry.mailbox.directories, path)
+            found = Target.found(entry.mailbox.directories, path, roots)
         _look_at_letters(entry)
         try:
             _give_name(entry, path, found)
@@ -136,7 +136,7 @@ def publish(entry: Entry, path: str, target: Target | None) -> Target:
             if found is not target:
                 found.close()
             found = target
-            found = Target.found(entry.mailbox.directories, path)
+            found = Target.found(entry.mailbox.directories, path, roots)
             _look_at_letters(entry)
             _give_name(entry, path, found)
     except BaseException:

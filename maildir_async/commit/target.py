@@ -9,7 +9,10 @@ from maildir_async.commit.entry import Entry
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories, unsyncable
 
-__all__ = ["Above", "FileSystem", "Target"]
+__all__ = ["Above", "FileSystem", "Roots", "Target"]
+
+#: What the maildirs are that folders have to lie in, by disk and path: device and inode number.
+Roots = dict[tuple[Disk, str], tuple[int, int]]
 
 
 class Target:
@@ -21,7 +24,7 @@ class Target:
 
     __slots__ = ("above", "close_all", "directories", "entries", "fd", "holds", "identity", "path", "warnings")
 
-    def __init__(self, directories: Directories, path: str) -> None:
+    def __init__(self, directories: Directories, path: str, roots: Roots | None = None) -> None:
         self.directories = directories
         self.path = path
         self.entries: list[Entry] = []
@@ -35,7 +38,7 @@ class Target:
         try:
             self.identity = disk.identity(self.fd)
             if directories.root is not None:
-                directories.check_inside()
+                self._check_inside(directories.root, {} if roots is None else roots)
             #: Directories above it that have to be synced before a message in it is durable, by what they are.
             self.above: dict[object, str] = {_key(disk, path): path for path in directories.above(path, self.identity)}
             if self.above:
@@ -45,15 +48,25 @@ class Target:
             raise
 
     @classmethod
-    def found(cls, directories: Directories, path: str) -> "Target":
-        """Return the directory at *path*; what is missing of the maildir is made first."""
+    def found(cls, directories: Directories, path: str, roots: Roots) -> "Target":
+        """Return the directory at *path*; what is missing of the maildir is made first. *roots* are those known."""
         try:
-            return cls(directories, path)
+            return cls(directories, path, roots)
         except FileNotFoundError:
             warnings = directories.make_missing()
             target = cls(directories, path)
             target.warnings += warnings
             return target
+
+    def _check_inside(self, root: Directories, roots: Roots) -> None:
+        """Raise `NotAMaildirError` unless it is open in a folder of *root*, which is looked at once for all folders."""
+        above = self.disk.stat("../..", self.fd)  # of what is open, whatever has come in its way since
+        known = roots.get((self.disk, root.path))
+        if known is None:
+            found = self.disk.stat(f"{root.path}/.")
+            known = roots[self.disk, root.path] = found.st_dev, found.st_ino
+        if (above.st_dev, above.st_ino) != known:
+            self.directories.check_inside()  # the maildir may be another by now, or new/ a link itself
 
     @property
     def disk(self) -> Disk:

@@ -4,6 +4,7 @@ import os
 import threading
 import weakref
 from asyncio import AbstractEventLoop
+from contextvars import Context
 from typing import Final, Protocol
 
 from maildir_async.disk.maildirsize import Version
@@ -22,6 +23,7 @@ class Asking(Protocol):
     path: str  # where it has been published, or ""
     quota_file: tuple[int, int]  # right before it was published: `Shared.inode` and `Shared.counts`
     loop: AbstractEventLoop
+    context: Context | None  # of whoever delivers it
     delivered: Delivered | None
     error: MaildirError | None
 
@@ -43,6 +45,7 @@ class Shared:
         counts: how often this process has counted, and left the file there.
         own: inode of the last of these files: a number that the next file may have again.
         inode: of the file that is known, or was last: 0 for none.
+        looked_for: the round that the file was last looked at for.
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
         is_wrong: whether something could not be recorded: it is to be counted anew.
@@ -53,7 +56,18 @@ class Shared:
 
     __slots__ = (
         *("__weakref__", "counted_at", "counts", "inode", "is_kept", "is_known", "is_wrong", "limits", "lines"),
-        *("lock", "number", "own", "reserved", "reserved_number", "reserving", "size", "trouble", "version"),
+        *(
+            "lock",
+            "looked_for",
+            "number",
+            "own",
+            "reserved",
+            "reserved_number",
+            "reserving",
+            "size",
+            "trouble",
+            "version",
+        ),
     )
 
     def __init__(self) -> None:
@@ -63,6 +77,7 @@ class Shared:
         self.counted_at = 0.0
         self.is_known = self.is_wrong = False
         self.is_kept = True
+        self.looked_for: object = None
         self.trouble = ""
         self.reset()
         _all.add(self)

@@ -46,7 +46,7 @@ class Writing:
                 if entry.file is not None:
                     complete_stream(entry)
                     if entry.mailbox.quota is not None:
-                        entry.mailbox.quota.admit(entry)
+                        entry.mailbox.quota.admit(entry, self._batch.look)
                 else:
                     data = entry.chunks
                     if not plan.as_given or type(data) is not bytes:
@@ -57,7 +57,7 @@ class Writing:
                     entry.name = name = f"{entry.name},S={size},W={entry.wire_size}"
                     entry.stage = "create"
                     if entry.mailbox.quota is not None:
-                        entry.mailbox.quota.admit(entry)
+                        entry.mailbox.quota.admit(entry, self._batch.look)
                     if tmp is None or tmp.fd is None:
                         fd = create(entry)
                     else:
@@ -84,7 +84,7 @@ class Writing:
                         link.size, link.wire_size = entry.size, entry.wire_size
                         link.name = f"{link.name},S={link.size},W={link.wire_size}"
                         if link.mailbox.quota is not None:
-                            admit_link(link)
+                            admit_link(link, self._batch.look)
                 if not is_alone and (tmp is None or (tmp.fd is None and are_many)):
                     self._look_at_tmp(entry)
             except BaseException as exc:
@@ -165,11 +165,11 @@ def give_letters(entry: Entry) -> None:
             one.stage = stage
 
 
-def admit_link(link: Entry) -> None:
+def admit_link(link: Entry, round_: object) -> None:
     """Have a link fail, and nothing else, whose maildir has no room for it under its quota."""
     assert link.mailbox.quota is not None
     try:
-        link.mailbox.quota.admit(link)
+        link.mailbox.quota.admit(link, round_)
     except QuotaExceededError as exc:
         link.error = exc
 

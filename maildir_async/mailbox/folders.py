@@ -30,15 +30,22 @@ class Folders:
         if quota is not None:
             root.quota = self._allowance(root, quota)
         self._by_directory: dict[str, Mailbox] = {}
+        self._by_name: dict[str, Mailbox] = {}  # as callers have written it
 
     def of(self, folder: str | Sequence[str] | None) -> Mailbox:
         """Return what stands for *folder*, the same object each time. ValueError or TypeError for what is no name."""
+        if type(folder) is str and (known := self._by_name.get(folder)) is not None:
+            return known
         parts = parts_of(folder)
         if not parts:
             return self.root
         name = directory_of(parts, self.encoding)
         found = self._by_directory.get(name)
-        return found if found is not None else self._by_directory.setdefault(name, self._make(name, "/".join(parts)))
+        if found is None:
+            found = self._by_directory.setdefault(name, self._make(name, "/".join(parts)))
+        if type(folder) is str:  # and no subclass, which may say another name tomorrow
+            self._by_name[folder] = found
+        return found
 
     def used(self) -> list[Mailbox]:
         """Return what stands for the maildir and for each folder that has been asked for."""
