@@ -117,33 +117,10 @@ class Entry:
     """
 
     __slots__ = (
-        *(
-            "chunks",
-            "context",
-            "copy",
-            "cost",
-            "delivered",
-            "directory_id",
-            "durability",
-            "error",
-            "fd",
-            "fell_with_source",
-        ),
-        *("file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path", "place", "plan"),
-        *(
-            "quota_file",
-            "refusal",
-            "reserve_fd",
-            "reserved",
-            "size",
-            "source",
-            "stage",
-            "state",
-            "taken_at",
-            "tmp_name",
-            "warnings",
-        ),
-        *("whole_at", "wire_size"),
+        *("chunks", "context", "copy", "cost", "delivered", "directory_id", "durability", "error", "fd"),
+        *("fell_with_source", "file", "flags", "future", "generation", "links", "loop", "mailbox", "name", "path"),
+        *("place", "plan", "quota_file", "refusal", "reserve_fd", "reserved", "size", "source", "stage", "state"),
+        *("taken_at", "tmp_name", "warnings", "whole_at", "wire_size"),
     )
 
     def __init__(

@@ -56,18 +56,8 @@ class Shared:
 
     __slots__ = (
         *("__weakref__", "counted_at", "counts", "inode", "is_kept", "is_known", "is_wrong", "limits", "lines"),
-        *(
-            "lock",
-            "looked_for",
-            "number",
-            "own",
-            "reserved",
-            "reserved_number",
-            "reserving",
-            "size",
-            "trouble",
-            "version",
-        ),
+        *("lock", "looked_for", "number", "own", "reserved", "reserved_number", "reserving", "size", "trouble"),
+        "version",
     )
 
     def __init__(self) -> None:
