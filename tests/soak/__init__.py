@@ -1,0 +1,22 @@
+"""Mixed load for a long time, with faults in turn: ``python -m tests.soak [--full | --seconds N]``, as root, on Linux.
+
+The model. A process that delivers for months must end each hour as it began it. So a program (`program`) delivers in
+each way there is, about two hundred messages a second, on an ext4 of its own with direct I/O below it: bytes, streams,
+folders, keywords, a quota, fan-out, transactions, SMTP; some are cancelled at any moment, some aborted; a second
+`GroupCommit` has a helper process; now and then it forks, sweeps, holds an index, watches. One fault after the other
+(`faults`) has a few seconds: the disk is full, read-only, slow, hangs, fails; there are no descriptors; a maildir is
+moved away; the helper is killed. Another process (`reader`) is the mail reader: it meets each message, checks each
+byte, moves it to ``cur/``, and deletes it after ten seconds. What is wrong (`verdict`):
+
+* an acknowledged message that was never there, is not whole, or is there twice; a refused one that is there; a file in
+  ``tmp/`` at the end (what killed helpers left is swept first, and counted);
+* growth. Samples are taken all the time; those count that were taken in calm, some seconds after a fault. The first
+  quarter of the run is its warm-up. The median of the last quarter may be above that of the second by no more than
+  `verdict.ALLOWED` of memory, descriptors, threads and tasks, and by no more than `verdict.ALLOWED_OBJECTS` objects of
+  each type that the garbage collector knows;
+* anything that the program itself finds: an exception that is not the package's, a task that does not end.
+
+Latencies and the loop's lag are told, by the minute, and not judged: a busy machine is no fault of the library.
+
+``--million`` (`million`) is another question: whether a delivery costs more in a maildir that has a million messages.
+"""
