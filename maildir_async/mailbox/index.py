@@ -44,10 +44,11 @@ class Index(Sequence[Delivered | Existing]):
 
     def load(self, paths: Iterable[str]) -> None:
         """Put what existed first, less what was delivered while it was being listed."""
-        existing = [_existing(path) for path in paths]
+        # One that a reader moved from new/ to cur/ meanwhile is listed twice: it is where it was seen last.
+        listed = {message.key: message for message in map(_existing, paths)}
         with self._lock:
             arrived = {message.key for message in self._messages}
-            existing = [message for message in existing if message.key not in arrived]
+            existing = [message for key, message in listed.items() if key not in arrived]
             self._messages[:0] = existing
             self._listed = {message.key: message for message in existing}
 

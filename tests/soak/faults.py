@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from maildir_async.testing import Fault
@@ -128,6 +127,8 @@ async def read_only(program: "Program") -> AsyncIterator[None]:
 
     program.flows.clear()
     try:
+        # What lies in tmp/ when the file system becomes read-only stays there: nobody could remove it.
+        await program.until_settled()
         for _ in range(100):
             if not await asyncio.to_thread(remount, MS_RDONLY):
                 break
@@ -173,4 +174,3 @@ FAULTS: Final[dict[str, Callable[["Program"], AbstractAsyncContextManager[None]]
     "read-only": read_only,
     "helper killed": helper_killed,
 }
-_ = Path

@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import contextlib
-import gc
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -54,6 +54,7 @@ class Program:
         self.flows.set()
         self.ends = asyncio.Event()
         self.calm = True
+        self.look_s = min(3.0, options.seconds / 60)  # for which an index or a watch is held
         self.numbers = itertools.count(1)
         self.dice = random.Random(options.seed)
         self.disk = FaultDisk()
@@ -291,7 +292,7 @@ class Program:
     async def index(self) -> None:
         with contextlib.suppress(MaildirError):
             index = await self.maildirs["plain"].index()
-            await asyncio.sleep(2)
+            await asyncio.sleep(self.look_s)
             self.journal.count("index held")
             if len({each.key for each in index}) != len(index):
                 self.journal.write("fault", what="an index has a message twice")
@@ -300,7 +301,7 @@ class Program:
         watching = self.maildirs["folders"].watch(f"Archive/{next(self.numbers) % 7}")
         keys: set[str] = set()
         with contextlib.suppress(MaildirError, TimeoutError):
-            async with contextlib.aclosing(watching), asyncio.timeout(3):
+            async with contextlib.aclosing(watching), asyncio.timeout(self.look_s):
                 async for each in watching:
                     if each.key in keys:
                         self.journal.write("fault", what=f"watch told twice of {each.key}")
@@ -364,6 +365,13 @@ class Program:
             self.under_way.add(task)
             task.add_done_callback(self.under_way.discard)
 
+    async def until_settled(self, patience_s: float = 30.0) -> bool:
+        """Wait until nothing is under way any more; `flows` keeps more from beginning. Return whether it came to that."""
+        until = time.monotonic() + patience_s
+        while self.under_way and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        return not self.under_way
+
     async def lag(self) -> None:
         """Count how late the loop wakes a task."""
         while not self.ends.is_set():
@@ -372,18 +380,12 @@ class Program:
             self.journal.add("lag", time.monotonic() - began - 0.01)
 
     async def sample(self) -> None:
-        """Write down each second what the process holds, and now and then the types of its objects."""
-        turn, every = 0, max(2, int(self.options.seconds / 40))
+        """Write down each second what the process holds."""
         while not self.ends.is_set():
             await asyncio.sleep(self.options.seconds / 900 if self.options.seconds > 900 else 0.5)
-            turn += 1
             self.disk.calls.clear()  # a record that grows is this disk's way
             with contextlib.suppress(OSError):  # no descriptor to look with
                 self.journal.write("held", calm=self.calm, **held())
-                if turn % every == 0:
-                    began = time.monotonic()
-                    self.journal.write("types", calm=self.calm, counts=types())
-                    self.journal.add("lag of counting objects", time.monotonic() - began)
 
     async def minutes(self) -> None:
         """Write the latencies of each minute; of each tenth in a short run."""
@@ -394,7 +396,7 @@ class Program:
 
     async def trouble(self) -> None:
         """Let one fault after the other have its time, with calm between."""
-        fault_s = min(6.0, self.options.seconds / 24)
+        fault_s = min(6.0, self.options.seconds / 30)
         calm_s = fault_s * (2 if self.options.seconds > 900 else 1.4)
         await asyncio.sleep(calm_s)
         for name in itertools.cycle(self.options.faults):
@@ -411,6 +413,18 @@ class Program:
             await asyncio.sleep(calm_s * 0.6)
             self.calm = True
             await asyncio.sleep(calm_s * 0.4)
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Let nothing begin until nothing is under way; then write down what the process holds, object by object."""
+        self.flows.clear()
+        try:
+            if await self.until_settled():
+                self.journal.write("rest", counts=types(), **held())
+            else:
+                self.journal.count("no rest was had")
+        finally:
+            self.flows.set()
 
     async def run(self) -> None:
         """Do it all for so many seconds; then let everything end, and look once more."""
@@ -468,7 +482,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--plant", choices=PLANTS)
     parser.add_argument("--faults", nargs="*", choices=FAULTS, default=list(FAULTS))
-    gc.set_threshold(700, 10, 10)
+    logging.disable(logging.CRITICAL)  # what a server logs of each refusal
     asyncio.run(Program(parser.parse_args()).run())
     return 0
 

@@ -79,8 +79,10 @@ class Reader:
             try:
                 os.unlink(path)
             except FileNotFoundError:
-                if "gone" not in path:
+                self._old.popleft()
+                if key[0] != "gone":  # it was moved away with its maildir, and is dropped with that
                     self.fault(f"{path} has gone by itself")
+                continue
             except OSError:
                 break  # read-only now
             self._old.popleft()

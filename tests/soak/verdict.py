@@ -3,22 +3,24 @@
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from .measure import Histogram
 
-__all__ = ["ALLOWED", "ALLOWED_OBJECTS", "judge", "read", "summary"]
+__all__ = ["ALLOWED", "ALLOWED_OBJECTS", "ALLOWED_SHORT", "judge", "read", "summary"]
 
 #: How much the median of the last quarter may be above that of the second.
-ALLOWED: Final = {"memory": 8 * 2**20, "descriptors": 6, "threads": 12, "tasks": 25}
+ALLOWED: Final = {"memory": 8 * 2**20, "descriptors": 2, "threads": 8, "tasks": 2}
 
-#: The same for objects of one type. What is under way when they are counted differs by some hundreds.
-ALLOWED_OBJECTS: Final = 600
+#: In a run shorter than ten minutes, where the pools of threads still grow to what the faults ask of them.
+ALLOWED_SHORT: Final = ALLOWED | {"memory": 24 * 2**20, "threads": 24}
 
-#: A quarter with fewer samples says nothing, and that is a fault of the run.
-FEWEST: Final = 2
+#: The same for objects of one type.
+ALLOWED_OBJECTS: Final = 250
+
+#: With fewer samples there is nothing to judge by, and that is a fault of the run.
+FEWEST: Final = 4
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -26,39 +28,28 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _growth(samples: Iterable[tuple[float, float]], seconds: float) -> tuple[float, float] | None:
-    """Return the medians of the second and of the last quarter; None if there are too few samples for them."""
-    quarters: dict[int, list[float]] = defaultdict(list)
-    for when, value in samples:
-        quarters[min(3, int(4 * when / seconds))].append(value)
-    if min(len(quarters[1]), len(quarters[3])) < FEWEST:
-        return None
-    return statistics.median(quarters[1]), statistics.median(quarters[3])
+def _growth(values: list[float]) -> tuple[float, float]:
+    """Return the medians of the second and of the last quarter."""
+    quarter = len(values) // 4
+    return statistics.median(values[quarter : 2 * quarter]), statistics.median(values[-quarter:])
 
 
-def judge(lines: list[dict[str, Any]], seconds: float) -> tuple[list[str], dict[str, tuple[float, float]]]:
+def judge(lines: list[dict[str, Any]], allowed: dict[str, int]) -> tuple[list[str], dict[str, tuple[float, float]]]:
     """Return what is wrong, and the medians of each resource: of the second quarter and of the last."""
     faults = [line["what"] for line in lines if line["kind"] == "fault"]
     if not any(line["kind"] == "held at the end" for line in lines):
         faults.append("the program did not come to its end")
-    medians = {}
-    held = [line for line in lines if line["kind"] == "held" and line["calm"]]
-    for name, allowed in ALLOWED.items():
-        found = _growth([(line["t"], line[name]) for line in held], seconds)
-        if found is None:
-            faults.append(f"there are too few samples of {name} to judge")
-            continue
-        medians[name] = found
-        if found[1] - found[0] > allowed:
-            faults.append(f"{name} grew from {found[0]:,.0f} to {found[1]:,.0f}; {allowed:,} more are allowed")
-    counted = [line for line in lines if line["kind"] == "types" and line["calm"]]
-    for name in sorted({name for line in counted for name in line["counts"]}):
-        found = _growth([(line["t"], line["counts"].get(name, 0)) for line in counted], seconds)
-        if found is None:
-            faults.append("objects were counted too rarely to judge")
-            break
-        if found[1] - found[0] > ALLOWED_OBJECTS:
-            faults.append(f"objects of {name} grew from {found[0]:,.0f} to {found[1]:,.0f}")
+    rests = [line for line in lines if line["kind"] == "rest"]
+    if len(rests) < FEWEST:
+        return [*faults, f"the program came to rest {len(rests)} times: too few to judge by"], {}
+    medians = {name: _growth([line[name] for line in rests]) for name in ALLOWED}
+    for name, (before, after) in medians.items():
+        if after - before > allowed[name]:
+            faults.append(f"{name} grew from {before:,.0f} to {after:,.0f}; {allowed[name]:,} more are allowed")
+    for name in sorted({name for line in rests for name in line["counts"]}):
+        before, after = _growth([line["counts"].get(name, 0) for line in rests])
+        if after - before > ALLOWED_OBJECTS:
+            faults.append(f"objects of {name} grew from {before:,.0f} to {after:,.0f}")
     return faults, medians
 
 
@@ -81,6 +72,7 @@ def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "by_minute_ms": minutes,
         "outcomes": outcomes,
         "held": [line for line in lines if line["kind"] in ("held", "held at the end")],
+        "rests": [{**line, "counts": sum(line["counts"].values())} for line in lines if line["kind"] == "rest"],
         "troubles": [line for line in lines if line["kind"] in ("trouble", "over")],
         "left": [line for line in lines if line["kind"] == "left"],
     }
