@@ -693,6 +693,22 @@ async def test_index(tmp_path: Path) -> None:
     assert paths == sorted(paths), "not in the order of publication"
 
 
+async def test_an_index_has_a_message_once_that_a_reader_moves_meanwhile(tmp_path: Path) -> None:
+    """A message that is moved from ``new/`` to ``cur/`` while both are listed is in the index once, where it went."""
+    delivered = await Maildir(tmp_path / "box").append(b"moved")
+    moved = tmp_path / "box" / "cur" / f"{delivered.key}:2,S"
+
+    class Moving(PosixDisk):
+        def listdir(self, path: str) -> list[str]:
+            found = super().listdir(path)
+            if path.endswith("new"):
+                os.rename(delivered.path, moved)
+            return found
+
+    index = await Maildir(tmp_path / "box", disk=Moving()).index()
+    assert [(entry.path, entry.key) for entry in index] == [(str(moved), delivered.key)]
+
+
 async def test_an_index_of_nothing(tmp_path: Path) -> None:
     """The index of a maildir that is yet to be made is empty, makes nothing, and fills with deliveries."""
     maildir = Maildir(tmp_path / "box")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.soak.mail import Notes, is_whole, message, number_of
-from tests.soak.measure import Histogram
-from tests.soak.plot import draw
-from tests.soak.reader import Reader
-from tests.soak.verdict import ALLOWED, judge, summary
+from soak.mail import Notes, is_whole, message, number_of
+from soak.measure import Histogram
+from soak.plot import draw
+from soak.reader import Reader
+from soak.verdict import ALLOWED, judge, summary
 
 
 def rest(t: float, **held: int) -> dict[str, Any]:
@@ -34,13 +34,19 @@ def test_what_grows_is_wrong(name: str) -> None:
     """Each resource that grows by more than is allowed is told of, by its name and no other."""
     step = ALLOWED.get(name, 250) // 8 + 1
     faults, _ = judge([*(rest(t, **{name: 1000 + step * t}) for t in range(16)), END], ALLOWED)
-    assert [fault.partition(" grew")[0] for fault in faults] == ["objects of builtins.list" if name == "lists" else name]
+    assert [fault.partition(" grew")[0] for fault in faults] == [
+        "objects of builtins.list" if name == "lists" else name
+    ]
 
 
 def test_a_run_that_cannot_be_judged_is_wrong() -> None:
     """Too few rests, a program that did not end and what the program itself has found are faults of the run."""
     faults, _ = judge([{"kind": "fault", "what": "own", "t": 1.0}, rest(1)], ALLOWED)
-    assert faults == ["own", "the program did not come to its end", "the program came to rest 1 times: too few to judge by"]
+    assert faults == [
+        "own",
+        "the program did not come to its end",
+        "the program came to rest 1 times: too few to judge by",
+    ]
 
 
 def test_percentiles() -> None:

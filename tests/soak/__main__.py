@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -14,19 +15,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tests.powercut.machine import FileSystem, mounted, own_machine
-
 from .faults import FAULTS
+from .load import PLANTS
 from .million import grow
 from .plot import draw
-from .program import PLANTS
 from .verdict import ALLOWED, ALLOWED_SHORT, judge, read, summary
 
+#: Mount namespaces and loop devices of the rig that cuts the power. Type checkers know it by another name.
+machine: Final[Any] = importlib.import_module("tests.powercut.machine")
+
 SIZE: Final = 768 << 20
-EXT4: Final = FileSystem(
+EXT4: Final = machine.FileSystem(
     "ext4",
     ("mkfs.ext4", "-q", "-F", "-m", "0", "-N", "131072", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
     SIZE,
+    "",
+    512,
+    kernel_aio=True,
+)
+EXT4_LARGE: Final = machine.FileSystem(
+    "ext4",
+    ("mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
+    16 << 30,
     "",
     512,
     kernel_aio=True,
@@ -52,26 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
     return wrong
 
 
-EXT4_LARGE: Final = FileSystem(
-    "ext4",
-    ("mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
-    16 << 30,
-    "",
-    512,
-    kernel_aio=True,
-)
-
-
 @contextlib.contextmanager
-def disk(kind: FileSystem, directory: Path | None) -> Iterator[Path]:
+def disk(kind: Any, directory: Path | None) -> Iterator[Path]:
     """Have a fresh file system mounted, on a file that has no name: it goes with its last user, however that ends."""
-    with own_machine() as work, tempfile.TemporaryFile(dir=directory) as image:
+    with machine.own_machine() as work, tempfile.TemporaryFile(dir=directory) as image:
         os.truncate(image.fileno(), kind.size)
         path = Path(f"/proc/{os.getpid()}/fd/{image.fileno()}")
         subprocess.run([*kind.make, path], check=True)
         root = work / "mail"
         root.mkdir()
-        with mounted(path, root, kind, direct=True):
+        with machine.mounted(path, root, kind, direct=True):
             yield root
 
 
@@ -79,7 +79,7 @@ def _soak(options: argparse.Namespace) -> int:
     began = time.monotonic()
     with disk(EXT4, options.directory) as root:
         work = root.parent
-        reading = _start("reader", str(root), str(work / "notes"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        reading = _start("reader", str(root), str(work / "notes"), pipes=True)
         command = [str(root), str(work), f"--seconds={options.seconds}", f"--rate={options.rate}"]
         command += [f"--seed={options.seed}", "--faults", *(options.faults or FAULTS)]
         program = _start("program", *command, *(["--plant", options.plant] if options.plant else []))
@@ -111,11 +111,13 @@ def _soak(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _start(module: str, *arguments: str, **streams: int) -> "subprocess.Popen[bytes]":
+def _start(module: str, *arguments: str, pipes: bool = False) -> "subprocess.Popen[bytes]":
+    stream = subprocess.PIPE if pipes else None
     return subprocess.Popen(
         [sys.executable, "-m", f"tests.soak.{module}", *arguments],
+        stdin=stream,
+        stdout=stream,
         preexec_fn=lambda: _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
-        **streams,  # type: ignore[call-overload]
     )
 
 

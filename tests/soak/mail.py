@@ -31,9 +31,14 @@ def is_whole(stored: bytes) -> bool:
 
 
 class Notes:
-    """What the program tells the reader, a line each: ``A`` acknowledged, ``R`` refused, ``C`` cancelled (the message is
-    there once or not at all), ``U`` uncertain (it is visible); then the maildir and the message's number.
-    """  # noqa: D205
+    """What the program tells the reader, a line each: an outcome, the maildir, the message's number.
+
+    ``A`` is acknowledged, ``R`` refused, ``U`` uncertain (it is visible), ``C`` cancelled (it is there once, or not).
+
+    Args:
+        path: their file; several processes may append to it.
+
+    """
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

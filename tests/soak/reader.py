@@ -1,8 +1,10 @@
 """The mail reader: it finds each message, checks it, moves it to ``cur/``, and deletes it when it is old."""
 
 import contextlib
+import json
 import os
 import sys
+import threading
 import time
 from collections import Counter, deque
 from pathlib import Path
@@ -17,6 +19,9 @@ KEPT_S: Final = 10.0
 
 #: Seconds for which a maildir that was moved away is looked at: what was on its way into it has come by then.
 MOVED_S: Final = 20.0
+
+#: Seconds for which a message is kept of which nothing has been told: a delivery may take as long as a disk hangs.
+UNTOLD_S: Final = 200.0
 
 Key = tuple[str, int]
 
@@ -73,9 +78,8 @@ class Reader:
         now = time.monotonic()
         while self._old and self._old[0][0] < now - KEPT_S:
             _, path, key = self._old[0]
-            if key not in self._told:
-                if self._old[0][0] > now - 200:
-                    break  # what became of it has not been told yet; it is short of a minute, or the end tells
+            if key not in self._told and self._old[0][0] > now - UNTOLD_S:
+                break  # what became of it has not been told yet
             try:
                 os.unlink(path)
             except FileNotFoundError:
@@ -194,12 +198,14 @@ class Reader:
 
 def main() -> int:
     """Read until standard input ends; then print the verdict as lines of JSON."""
-    import json
-    import threading
-
     reader = Reader(Path(sys.argv[1]), Path(sys.argv[2]))
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), over.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.buffer.read()
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     while not over.wait(0.5):
         reader.look()
     reader.finish()
