@@ -84,7 +84,7 @@ def _soak(options: argparse.Namespace) -> int:
         command += [f"--seed={options.seed}", "--faults", *(options.faults or FAULTS)]
         program = _start("program", *command, *(["--plant", options.plant] if options.plant else []))
         try:
-            status = program.wait(options.seconds + 300)
+            status = _wait(program, reading, options.seconds + 300)
             found = json.loads(reading.communicate(timeout=300)[0])
         finally:
             for process in (program, reading):
@@ -109,6 +109,18 @@ def _soak(options: argparse.Namespace) -> int:
         (options.output / "soak.json").write_text(json.dumps(told))
         (options.output / "soak.svg").write_text(draw(told))
     return 1 if faults else 0
+
+
+def _wait(program: "subprocess.Popen[bytes]", reading: "subprocess.Popen[bytes]", seconds: float) -> int:
+    """Wait for the program's end; without its reader the disk would fill, and nothing be known."""
+    until = time.monotonic() + seconds
+    while (status := program.poll()) is None:
+        if reading.poll() is not None or time.monotonic() > until:
+            raise RuntimeError(
+                f"the rig: the reader ended with {reading.poll()}, or the program did not in {seconds} s"
+            )
+        time.sleep(0.2)
+    return status
 
 
 def _start(module: str, *arguments: str, pipes: bool = False) -> "subprocess.Popen[bytes]":

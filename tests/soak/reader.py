@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -109,20 +110,27 @@ class Reader:
                 os.close(fd)
 
     def _drop(self, moved: Path) -> None:
-        """Remove a maildir that was moved away, once all in it has been looked at."""
-        for name in os.listdir(moved / "tmp"):
-            self.fault(f"tmp/ of a removed maildir has {name}")
-        self._old = deque(each for each in self._old if not each[1].startswith(f"{moved}/"))
+        """Remove a maildir that was moved away, once all in it has been looked at. It may be a part of one."""
+        with contextlib.suppress(FileNotFoundError):
+            # What was being written then went with its maildir: by its path nobody can reach it any more.
+            self.counts["moved away in tmp/"] += len(os.listdir(moved / "tmp"))
+        for where in ("new", "cur"):
+            with contextlib.suppress(FileNotFoundError):
+                for name in os.listdir(moved / where):
+                    if ("gone", name.partition(":")[0]) not in self._known:
+                        return  # one that has come only now: the next look meets it
         try:
-            for directory in (*(moved / each for each in ("tmp", "new", "cur")), moved):
-                for name in os.listdir(directory):
-                    if (directory / name).is_file():
-                        (directory / name).unlink()
-                        self._known.discard(("gone", name.partition(":")[0]))
-                directory.rmdir()
+            shutil.rmtree(moved)
         except OSError:
-            return
+            return  # read-only now
         del self._moved[str(moved)]
+        kept: deque[tuple[float, str, Key]] = deque()
+        for each in self._old:
+            if each[1].startswith(f"{moved}/"):
+                self._known.discard(("gone", os.path.basename(each[1]).partition(":")[0]))
+            else:
+                kept.append(each)
+        self._old = kept
 
     def _boxes(self) -> list[Path]:
         boxes = []
@@ -188,6 +196,8 @@ class Reader:
             elif self._told[key] == "R":
                 self.fault(f"{key[0]} {key[1]} was refused, and was there")
         for box in self._boxes():
+            if str(box) in self._moved:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 for name in os.listdir(box / "tmp"):
                     self.fault(f"{box}/tmp has {name}")
