@@ -77,6 +77,13 @@ def servers(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """A minute of mixed load with faults in turn, as root. ``-- --full`` is an hour, and a million messages."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """What depends on others most, with the oldest versions that pyproject.toml claims."""
     with tempfile.TemporaryDirectory() as directory:
