@@ -4,7 +4,7 @@ The model. The machine has moods: another program, a journal that commits, a pro
 delivery to the large maildir is never held against another time's, but against that of a delivery to a small one, on
 the same file system and in the same moment: 250 go to one, 250 to the other, and so on, ten thousand each.
 That is done when the large one is empty, and when it has all but its last ten thousand. What is told is how many times
-as much it costs beside its neighbour at the end, divided by the same at the beginning; for time and for this process's
+as much it costs beside its neighbour at the end, divided by the same at the beginning, where both are empty and it has to be about one; for time and for this process's
 CPU (with the system's part of it). Messages of 1 KiB, `Durability.FULL`, 64 in flight.
 """
 
@@ -38,8 +38,11 @@ def grow(root: Path, messages: int, output: Path | None) -> int:
     print(f"million: {verdict}: the last {measured:,} of {messages:,} cost, beside a small maildir, against the first:")
     print(f"  {found['time']:.3f} times the time, {found['cpu']:.3f} times the CPU; at most {MOST} is allowed")
     for name in ("first", "last"):
-        for which, (seconds, cpu) in found[name].items():
+        for which in ("large", "small"):
+            seconds, cpu = found[name][which]
             print(f"  {name} {measured:,}, {which}: {seconds * 1e6:,.0f} µs, {cpu * 1e6:,.0f} µs of CPU a message")
+        seconds, cpu = found[name]["times as much"]
+        print(f"  {name} {measured:,}, large against small: {seconds:.3f} times the time, {cpu:.3f} times the CPU")
     print(f"  {found['stored']:,} messages stored in {found['took']:,.0f} s", flush=True)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -58,15 +61,16 @@ async def _grow(root: Path, messages: int, measured: int) -> dict[str, Any]:
         left -= part
     last = await _beside(large, Maildir(root / "small2"), measured)
     stored = await asyncio.to_thread(lambda: sum(1 for _ in (root / "large" / "new").iterdir()))
-    time_ratio, cpu_ratio = (
-        (last["large"][each] / last["small"][each]) / (first["large"][each] / first["small"][each]) for each in (0, 1)
-    )
+    time_ratio, cpu_ratio = (last["times as much"][each] / first["times as much"][each] for each in (0, 1))
     took = time.monotonic() - began
     return {"first": first, "last": last, "time": time_ratio, "cpu": cpu_ratio, "stored": stored, "took": took}
 
 
 async def _beside(large: Maildir, small: Maildir, count: int) -> dict[str, tuple[float, float]]:
-    """Deliver so many to each, in turns; return seconds and seconds of CPU for a message: the medians of the turns."""
+    """Deliver so many to each, in turns; return seconds and seconds of CPU for a message: the medians of the turns.
+
+    And how many times as much each is for the large one: the median over pairs of turns, which had the same moment.
+    """
     taken: dict[str, list[tuple[float, float]]] = {"large": [], "small": []}
     done = 0
     while done < count:
@@ -77,6 +81,10 @@ async def _beside(large: Maildir, small: Maildir, count: int) -> dict[str, tuple
             await maildir.append_many([MESSAGE] * turn, concurrency=IN_FLIGHT)
             taken[name].append(((time.perf_counter() - began) / turn, (time.process_time() - cpu) / turn))
         done += turn
+    taken["times as much"] = [
+        (large_turn[0] / small_turn[0], large_turn[1] / small_turn[1])
+        for large_turn, small_turn in zip(taken["large"], taken["small"], strict=True)
+    ]
     return {
         name: (statistics.median(seconds for seconds, _ in turns), statistics.median(cpu for _, cpu in turns))
         for name, turns in taken.items()
