@@ -2,10 +2,11 @@
 
 The model. The machine has moods: another program, a journal that commits, a processor's clock. So the cost of a
 delivery to the large maildir is never held against another time's, but against that of a delivery to a small one, on
-the same file system and in the same moment: 250 go to one, 250 to the other, and so on, ten thousand each.
-That is done when the large one is empty, and when it has all but its last ten thousand. What is told is how many times
-as much it costs beside its neighbour at the end, divided by the same at the beginning, where both are empty and it has to be about one; for time and for this process's
-CPU (with the system's part of it). Messages of 1 KiB, `Durability.FULL`, 64 in flight.
+the same file system and in the same moment: 250 go to one, 250 to the other, and so on, ten thousand each. That is done
+when the large one is empty, and when it has all but its last ten thousand. What is told is how many times as much it
+costs beside its neighbour at the end, divided by the same at the beginning, where both are empty and it has to be about
+one; for time and for this process's CPU (with the system's part of it). Messages of 1 KiB, `Durability.FULL`, 64 in
+flight.
 """
 
 import asyncio
