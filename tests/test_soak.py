@@ -104,6 +104,24 @@ def test_the_reader_accounts_for_each_message(
     assert bool(reader.faults) == (wrong is not None)
 
 
+def test_a_maildir_that_is_moved_away_is_read_to_its_end(tmp_path: Path) -> None:
+    """What was met before it was moved is no other message after that; what is met there counts as delivered."""
+    root, notes = tmp_path / "root", tmp_path / "notes"
+    for number in (7, 8):
+        Notes(str(notes)).tell("A", "gone", number)
+    deliver(root, "1.M1.host,S=1", message(7))
+    (root / "box").rename(root / "gone")
+    reader = Reader(root, notes)
+    reader.look()
+    deliver(root, "2.M2.host,S=1", message(8))
+    (root / "box" / "new" / "2.M2.host,S=1").rename(root / "gone" / "new" / "2.M2.host,S=1")
+    (root / "box" / "tmp").rmdir()
+    (root / "gone").rename(root / "gone.1")
+    reader.finish()
+    assert reader.counts["met"] == 2
+    assert reader.faults == []
+
+
 def test_what_is_left_in_tmp_is_found(tmp_path: Path) -> None:
     """A file in ``tmp/`` at the end is a fault."""
     deliver(tmp_path, "1.M1.host", b"", "tmp")

@@ -79,7 +79,7 @@ class Journal:
 
 
 def held() -> dict[str, int]:
-    """Return what this process holds: bytes resident, descriptors, threads, tasks, blocks that Python has given out."""
+    """Return what this process holds: bytes resident, descriptors, threads, tasks."""
     return {
         "memory": int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE,
         "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # the listing's own
