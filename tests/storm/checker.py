@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from maildir_async import AppendTask, Delivered, Durability, UncertainAppendError
+from maildir_async import AppendTask, CommitStatistics, Delivered, Durability, UncertainAppendError
 from maildir_async.commit.batch import Batch, names_in_use
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.rounds import Round
@@ -29,6 +29,9 @@ from .schedules import Schedule
 from .world import Found, World, look
 
 __all__ = ["faults_of"]
+
+#: What anyio's scopes and asyncio's queues say that are thrown away after their loop.
+_THROWN_AWAY: Final = ("no running event loop", "Event loop is closed")
 
 #: Of which none may be left.
 _OWN_TYPES: Final = (
@@ -109,6 +112,8 @@ def _heard(faults: list[str]) -> Iterator[None]:
         faults.append(f"in a thread: {args.exc_value!r}")
 
     def unraisable(args: Any, /) -> None:
+        if str(args.exc_value) in _THROWN_AWAY:
+            return
         faults.append(f"nobody could be told: {args.exc_value!r}, {args.err_msg} {args.object!r}")
 
     before = threading.excepthook, sys.unraisablehook
@@ -122,13 +127,15 @@ def _heard(faults: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_lived_threads() -> Iterator[None]:
-    """Have idle threads end at once, so that one that stays has something to do."""
-    before = library_threads.IDLE_S
+    """Have idle threads end at once, so that one that stays has something to do; and have them take turns often."""
+    before, interval_s = library_threads.IDLE_S, sys.getswitchinterval()
     library_threads.IDLE_S = 0.01  # type: ignore[misc]
+    sys.setswitchinterval(0.0003)
     try:
         yield
     finally:
         library_threads.IDLE_S = before  # type: ignore[misc]
+        sys.setswitchinterval(interval_s)
 
 
 def _check(world: World) -> None:
@@ -152,9 +159,8 @@ def _check(world: World) -> None:
     _check_keys(world)
     _check_tmp(world)
     for commit in world.commits:
-        now = commit.statistics()
-        if (now.pending, now.pending_bytes, now.waiting, now.queued) != (0, 0, 0, 0):
-            faults.append(f"places are kept: {now}")
+        kept = commit.statistics
+        faults += _unless_soon(lambda kept=kept: _places(kept()), "places are kept")
     for maildir in world.maildirs:
         if maildir.statistics().in_flight:
             faults.append(f"in flight: {maildir.statistics()}")
@@ -162,6 +168,10 @@ def _check(world: World) -> None:
         shared = None if quota is None else quota._shared_one
         if shared is not None and (shared.reserved, shared.reserved_number) != (0, 0):
             faults.append(f"the quota keeps {shared.reserved} bytes of {shared.reserved_number}")
+
+
+def _places(now: CommitStatistics) -> list[str]:
+    return [str(now)] if (now.pending, now.pending_bytes, now.waiting, now.queued) != (0, 0, 0, 0) else []
 
 
 def _counts(world: World) -> Counter[tuple[int, int]]:

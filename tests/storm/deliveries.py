@@ -108,7 +108,8 @@ class _Producer:
         self.stops += 1
         self._running.set()
         if self.pushing is not None:
-            self.pushing.cancel()
+            with contextlib.suppress(RuntimeError):  # a closed loop
+                self.pushing.cancel()
 
 
 @dataclass(eq=False)
@@ -261,6 +262,12 @@ class Delivery:
                 self._timeout.reschedule(self.task.get_loop().time())
         else:
             self.task.cancel()
+
+    def vanish(self) -> None:
+        """Keep nothing of it alive: its loop is about to be closed."""
+        self.is_vanished = True
+        self.task = self.append_task = self.producer = self._scope = self._timeout = None
+        self.pieces = asyncio.Queue()
 
     # Afterwards.
 

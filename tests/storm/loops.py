@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Loop"]
+from anyio._backends._asyncio import _task_states
+
+__all__ = ["Loop", "rest", "turns"]
 
 
 class Loop:
@@ -72,6 +74,7 @@ class Loop:
         """Close it, with all that is on it, and have another take its place."""
         for task in asyncio.all_tasks(self.loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is the very thing
+            _task_states.pop(task, None)  # anyio keeps what is in a scope when its loop vanishes, for good
         self.loop.close()
         self.loop = self._new()
 

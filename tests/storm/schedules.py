@@ -44,7 +44,7 @@ _FAILING: Final = (
     *("create", "write", "sync", "sync", "sync", "close", "rename_noreplace", "rename_noreplace", "link", "unlink"),
     *("open_directory", "stat", "identity", "mkdir", "utime", "open_file", "read", "listdir", "link_open", "duplicate"),
 )
-_ERRORS: Final = (errno.EIO, errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.EINVAL, errno.ENOENT)
+_ERRORS: Final = (errno.EIO, errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.EINVAL)
 
 #: Calls that hang, or are slow.
 _HANGING: Final = (
@@ -217,7 +217,9 @@ class _Drawing:
     def _fault(self) -> Step:
         dice = self.dice
         operation = dice.choice(_FAILING)
-        what: dict[str, Any] = {"operation": operation, "error": errno.errorcode[dice.choice(_ERRORS)]}
+        # A file or directory that is said to be gone is: other calls may not tell otherwise.
+        errors = (*_ERRORS, errno.ENOENT) if operation in ("create", "rename_noreplace", "link") else _ERRORS
+        what: dict[str, Any] = {"operation": operation, "error": errno.errorcode[dice.choice(errors)]}
         what["nth"] = dice.choice([1, 1, 1, 2, 3, 6])
         if dice.random() < 0.15:
             what["nth"] = 0

@@ -212,8 +212,7 @@ class World:
     def _close(self, *, loop: int) -> None:
         for delivery in self.deliveries.values():
             if delivery.loop == loop and not delivery.is_over:
-                delivery.is_vanished = True
-                delivery.task = delivery.append_task = delivery.producer = None
+                delivery.vanish()
         if loop == 0:
             self.upkeep.clear()
         self.loops[loop].vanish()
