@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from . import world
 from .planted import PLANTED
 from .schedules import Step, draw
 from .shrinking import as_test, run, shrink
@@ -27,7 +28,7 @@ FULL: Final = 10_000
 HELPED_EVERY: Final = 50
 
 #: Seconds for one schedule, after which its process is ended. It should have told before what hangs.
-HANGS_S: Final = 120
+HANGS_S: Final = 400
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.directory = Path("/dev/shm")
     if options.plant is not None:
         PLANTED[options.plant].plant()
+        world.PATIENCE_S = 10.0  # some of them have a delivery hang
     if options.worker is not None:
         _work(options)
         return 0

@@ -8,10 +8,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from maildir_async import AppendTask, CommitStatistics, Delivered, Durability, UncertainAppendError
+from maildir_async import AppendTask, Delivered, Durability, GroupCommit, UncertainAppendError
 from maildir_async.commit.batch import Batch, names_in_use
 from maildir_async.commit.entry import Entry
 from maildir_async.commit.rounds import Round
@@ -67,6 +68,8 @@ def _left(
     root: Path, threads: set[threading.Thread], objects: set[tuple[int, str]], descriptors: set[str]
 ) -> Iterator[str]:
     """Yield what is not back where it was: threads, descriptors, what the library holds in memory."""
+    yield from _unless_soon(lambda: sorted(thread.name for thread in _threads() - threads), "", 0.3)
+    _wake_idle_threads()
     yield from _unless_soon(lambda: sorted(thread.name for thread in _threads() - threads), "a thread is left")
     gc.collect()  # what an exception's traceback keeps goes with that
     yield from _unless_soon(lambda: sorted(name for _, name in _objects() - objects), "in memory is left")
@@ -74,12 +77,23 @@ def _left(
     yield from _unless_soon(lambda: sorted(names_in_use() | streams_in_use()), "a name is still in use")
 
 
-def _unless_soon(left: Callable[[], list[str]], what: str) -> Iterator[str]:
-    """Yield a fault unless nothing is *left* in a moment."""
-    deadline = time.monotonic() + 2
+def _wake_idle_threads() -> None:
+    """Have idle threads look at the time: SimpleQueue.get() may have missed that it is over.
+
+    Which it does where a thread is held up for as long as it waits: here that is a moment, in a program five seconds.
+    """
+    for crew in list(library_threads._crews):
+        if crew.threads and not crew._unfinished:
+            crew.run(library_threads._look_again)
+
+
+def _unless_soon(left: Callable[[], list[str]], what: str, seconds: float = 2) -> Iterator[str]:
+    """Yield a fault, if *what* says which, unless nothing is *left* in a moment."""
+    deadline = time.monotonic() + seconds
     while found := left():
         if time.monotonic() > deadline:
-            yield f"{what}: {dict(Counter(found))}"
+            if what:
+                yield f"{what}: {dict(Counter(found))}"
             return
         gc.collect()
         time.sleep(0.002)
@@ -159,8 +173,7 @@ def _check(world: World) -> None:
     _check_keys(world)
     _check_tmp(world)
     for commit in world.commits:
-        kept = commit.statistics
-        faults += _unless_soon(lambda kept=kept: _places(kept()), "places are kept")
+        faults += _unless_soon(partial(_places, commit), "places are kept")
     for maildir in world.maildirs:
         if maildir.statistics().in_flight:
             faults.append(f"in flight: {maildir.statistics()}")
@@ -170,7 +183,8 @@ def _check(world: World) -> None:
             faults.append(f"the quota keeps {shared.reserved} bytes of {shared.reserved_number}")
 
 
-def _places(now: CommitStatistics) -> list[str]:
+def _places(commit: GroupCommit) -> list[str]:
+    now = commit.statistics()
     return [str(now)] if (now.pending, now.pending_bytes, now.waiting, now.queued) != (0, 0, 0, 0) else []
 
 
@@ -225,7 +239,7 @@ def _check_durable(world: World, delivery: Delivery, delivered: object) -> None:
     if delivered.warnings and any("cannot sync" in warning for warning in delivered.warnings):
         return
     if missing := world.disk.is_durable(delivered.key):
-        world.faults.append(f"{delivery.how}: {delivered.path} is told to be durable: it {missing}")
+        world.faults.append(f"{delivery.how}: {delivered.path} is told to be durable: {missing}")
 
 
 def _check_future(delivery: Delivery, faults: list[str]) -> None:
@@ -262,7 +276,7 @@ def _check_keys(world: World) -> None:
         if delivery.key is None:
             continue
         for message, box, verdict in delivery.verdicts():
-            key = (delivery.key, box, delivery.folder)
+            key: tuple[object, ...] = (delivery.key, box, delivery.folder)
             stored[key] += verdict == ONCE and isinstance(delivery.result, Delivered) and not delivery.result.warnings
             by_key.setdefault(key, []).append(counts[message.number, box])
     for key, count in stored.items():

@@ -109,7 +109,7 @@ class StormDisk(FaultDisk):
         at, file, directory = self.published[key]
         before, after = self.events[:at], self.events[at:]
         if not any(what == "syncfs" or synced == file for what, synced, _ in before):
-            return "was published before it was synced"
+            return "it was published before it was synced"
         if not any(synced == directory for _, synced, _ in after):
             return "its directory was not synced after it was published"
         return ""

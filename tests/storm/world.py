@@ -3,7 +3,10 @@
 import asyncio
 import errno
 import os
+import sys
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -24,7 +27,7 @@ from .schedules import Step
 __all__ = ["PATIENCE_S", "Found", "World", "look"]
 
 #: Seconds after which what has not come to its end hangs.
-PATIENCE_S: Final = 20.0
+PATIENCE_S = 60.0
 
 #: Seconds without progress after which a round goes on without what hangs.
 SOON_S: Final = 0.008
@@ -357,6 +360,7 @@ class World:
                 for delivery in self.deliveries.values():
                     if not delivery.is_over:
                         self.faults.append(f"  {delivery.how} of {[each.number for each in delivery.messages]}")
+                self.faults += _standing()
                 return
             self._both(lambda: rest(0.0005))
             self.note_ends()
@@ -386,6 +390,17 @@ class World:
             gate.open()
         for child in self.children.values():
             child.kill()
+
+
+def _standing() -> list[str]:
+    """Return where the library's threads stand."""
+    frames = sys._current_frames()
+    return [
+        f"  {thread.name}: " + " < ".join(f"{each.name}:{each.lineno}" for each in reversed(stack[-6:]))
+        for thread in threading.enumerate()
+        if thread.name.startswith("maildir-") and (frame := frames.get(thread.ident or 0)) is not None
+        if (stack := traceback.extract_stack(frame))
+    ]
 
 
 def look(root: Path, faults: list[str]) -> Found:
