@@ -35,10 +35,7 @@ __all__ = ["faults_of"]
 _THROWN_AWAY: Final = ("no running event loop", "Event loop is closed")
 
 #: Of which none may be left.
-_OWN_TYPES: Final = (
-    *(AppendTask, LibraryDelivery, Entry, Batch, Round, Target, Ledger, StreamFile, Reception, Feed),
-)
-
+_OWN_TYPES: Final = (*(AppendTask, LibraryDelivery, Entry, Batch, Round, Target, Ledger, StreamFile, Reception, Feed),)
 
 
 def faults_of(root: Path, schedule: Schedule) -> list[str]:
@@ -318,5 +315,3 @@ def _check_quota(world: World) -> None:
         ]
         if held is None or (held.bytes, held.messages) != (sum(sizes), len(sizes)):
             world.faults.append(f"maildirsize of b{box} says {held}; there are {sum(sizes)} bytes in {len(sizes)}")
-
-

@@ -186,9 +186,7 @@ class Delivery:
         ways: dict[str, Callable[[], Awaitable[Any]]] = {
             "append": lambda: self.maildirs[0].append(self.messages[0].body, folder=self.folder, **self.options),
             "iterable": lambda: self.maildirs[0].append(self._iterate(), folder=self.folder, **self.options),
-            "fan_out": lambda: deliver(
-                self.messages[0].body, list(self.maildirs), folder=self.folder, **self.options
-            ),
+            "fan_out": lambda: deliver(self.messages[0].body, list(self.maildirs), folder=self.folder, **self.options),
         }
         return (ways.get(self.how) or getattr(self, f"_{self.how}"))()
 

@@ -222,9 +222,7 @@ class World:
 
     # The disk.
 
-    def _fault(
-        self, *, operation: str, error: str, nth: int = 1, path: str = "", late: bool = False
-    ) -> None:
+    def _fault(self, *, operation: str, error: str, nth: int = 1, path: str = "", late: bool = False) -> None:
         self.has_failing_unlink |= operation == "unlink"
         self.disk.faults.append(Fault(operation, getattr(errno, error), nth=nth, path=path, late=late))
 
