@@ -259,3 +259,38 @@ def test_a_round_that_cannot_be_made_answers(tmp_path: Path, monkeypatch: pytest
     asyncio.run(main())
     assert Look(maildir.path).messages() == [b"next"]
     Look(maildir.path).assert_tmp_empty()
+
+
+@pytest.mark.parametrize("how", ["task", "append"])
+def test_a_loop_that_is_closed_in_the_turn_of_a_submission(tmp_path: Path, how: str) -> None:
+    """What a loop has not handed over when it is closed is taken back then, and `aclose` does not wait for it.
+
+    anyio keeps a coroutine that is in a scope of its when the loop is closed, so no collector can throw it away.
+    """
+    commit = GroupCommit()
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    loop = asyncio.new_event_loop()
+    kept: list[object] = []
+
+    def start() -> None:
+        if how == "task":
+            kept.append(AppendTask(maildir, b"message").start())
+        else:
+            kept.append(loop.create_task(maildir.append(b"message")))
+            kept[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+            loop.call_soon(loop.stop)
+
+    loop.call_soon(start)
+    if how == "task":
+        loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert commit.statistics().pending == 1
+    loop.close()
+    assert commit.statistics().pending == 0
+    asyncio.run(asyncio.wait_for(maildir.aclose(), 30))
+    assert maildir.statistics().in_flight == 0
+    assert Look(maildir.path).messages() == []
+    del kept[:]
+    gc.collect()
+    assert commit.statistics().pending == 0
+    assert maildir.statistics().failed == 1

@@ -78,7 +78,7 @@ class Queue:
         self._lock = threading.RLock()
         self._waiting: dict[Entry, None] = {}  # in order; one that is withdrawn leaves it at once
         self._postponed: list[Entry] = []  # taken, and left for the next round
-        self.turns = Turns(self._hand_over)
+        self.turns = Turns(self._hand_over, self.withdraw)
         self._round: Round | None = None
         self.leading = False
         self.batches = 0
@@ -91,14 +91,23 @@ class Queue:
     # On the loop.
 
     def withdraw(self, entry: Entry) -> bool:
-        """Take *entry* back if no round has begun with it; return whether that is so."""
+        """Take *entry* back, and its place, if no round has begun with it; return whether that is so."""
         with self._lock:
-            if entry.state == QUEUED:
+            is_first = entry.state == QUEUED
+            if is_first:
                 for member in entry.family:
                     member.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
-            return entry.state == WITHDRAWN
+            is_back = entry.state == WITHDRAWN
+        if is_first and entry.generation == self._admission.generation:  # or it is the parent's of this process
+            if entry.cost >= 0:
+                self._admission.give_back(1, entry.cost)
+            elif entry.place is not None:
+                entry.place.release()
+            for member in entry.family:
+                member.mailbox.withdrawn()
+        return is_back
 
     def _hand_over(self, entries: list[Entry]) -> None:
         self._donation.watch(entries[0].loop)

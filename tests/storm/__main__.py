@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--schedules", type=int, help="another number of them")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="this one alone, in this process; shrunk if it fails")
+    parser.add_argument("--helper", action="store_true", help=f"all with a helper process: else one in {HELPED_EVERY}")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes side by side")
     parser.add_argument("--directory", type=Path, help="where to deliver; /dev/shm by default, where there is one")
     parser.add_argument("--plant", choices=sorted(PLANTED), help="break the library, to see that it is found")
@@ -56,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     return _many(options)
 
 
-def _schedule(seed: int) -> list[Step]:
-    return draw(seed, helper=seed % HELPED_EVERY == HELPED_EVERY - 1)
+def _schedule(seed: int, options: argparse.Namespace) -> list[Step]:
+    return draw(seed, helper=options.helper or seed % HELPED_EVERY == HELPED_EVERY - 1)
 
 
 def _prepare() -> None:
@@ -69,7 +70,7 @@ def _prepare() -> None:
 def _one(options: argparse.Namespace) -> int:
     """Run one schedule, and shrink it if it fails."""
     _prepare()
-    schedule = _schedule(options.seed)
+    schedule = _schedule(options.seed, options)
     for each in schedule:
         print(f"    {each!r},")
     faults = run(schedule, options.directory)
@@ -86,7 +87,7 @@ def _work(options: argparse.Namespace) -> None:
     _prepare()
     for seed in range(options.first, options.first + options.schedules, options.worker):
         _tell(seed=seed)
-        schedule = _schedule(seed)
+        schedule = _schedule(seed, options)
         faults = run(schedule, options.directory)
         if faults:
             _tell(seed=seed, faults=faults, steps=len(schedule))
@@ -145,6 +146,8 @@ def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Ta
         command += ["--schedules", str(end - first)]
         if options.directory is not None:
             command += ["--directory", str(options.directory)]
+        if options.helper:
+            command += ["--helper"]
         if options.plant is not None:
             command += ["--plant", options.plant]
         seed = first
@@ -158,6 +161,7 @@ def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Ta
                     first = seed + options.jobs
                 if "faults" in told:
                     tally.faults[seed] = told["faults"]
+                    print(f"seed {seed}: {told['faults'][0]}", file=sys.stderr, flush=True)
                 if "test" in told:
                     tally.tests[seed] = told["test"]
             if first <= seed:  # it ended in the midst of this one

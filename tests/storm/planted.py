@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
+from maildir_async.commit.admission import Admission
 from maildir_async.commit.batch import Batch
 from maildir_async.commit.entry import QUEUED, WITHDRAWN, Entry
 from maildir_async.commit.queue import Queue
-from maildir_async.group_commit import GroupCommit
 
 __all__ = ["PLANTED", "Planted"]
 
@@ -57,14 +57,13 @@ def _forgotten() -> None:
 
 
 def _place_kept() -> None:
-    def keeping(self: GroupCommit, entry: Entry) -> bool:
-        if not self.queue.withdraw(entry):
-            return False
-        for member in entry.family:
-            member.mailbox.withdrawn()
-        return True
+    def give_back(self: Admission, count: int, cost: int) -> None:
+        """Give back what a batch had, and not what a message had that is taken back."""
+        if count > 1:
+            whole(self, count, cost)
 
-    GroupCommit.withdraw = keeping  # type: ignore[method-assign]
+    whole = Admission.give_back
+    Admission.give_back = give_back  # type: ignore[method-assign]
 
 
 def _litter() -> None:
@@ -96,7 +95,7 @@ PLANTED: Final = {
     "withdrawn-is-published": Planted(_withdrawn_is_published, "a message that is taken back is published"),
     "left-open": Planted(_left_open, "what a thread that hung had to use is never closed"),
     "forgotten": Planted(_forgotten, "the last message of a batch is forgotten"),
-    "place-kept": Planted(_place_kept, "a message that is taken back keeps its place"),
+    "place-kept": Planted(_place_kept, "a message that is alone, or taken back, keeps its place"),
     "litter": Planted(_litter, "the file of a message that failed stays"),
     "left-and-kept": Planted(_dropped_in_silence, "a message that hangs is finished twice"),
 }

@@ -46,8 +46,7 @@ def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> list[Step]:
 
 #: What a step can do without.
 _OPTIONAL = frozenset(
-    "made quota filters max_pending wait syncfs kernel commits helper loop folder guard keywords flags durability key"
-    " atomic path late".split()
+    ["made", "quota", "filters", "max_pending", "wait", "syncfs", "kernel", "commits", "helper", "loop", "folder", "guard", "keywords", "flags", "durability", "key", "atomic", "path", "late"]
 )
 
 
