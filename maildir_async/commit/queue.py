@@ -23,6 +23,7 @@ from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
 from maildir_async.commit.turns import Turns
+from maildir_async.disk.streamfile import StreamFile
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import AppendError
@@ -78,7 +79,7 @@ class Queue:
         self._lock = threading.RLock()
         self._waiting: dict[Entry, None] = {}  # in order; one that is withdrawn leaves it at once
         self._postponed: list[Entry] = []  # taken, and left for the next round
-        self.turns = Turns(self._hand_over, self.withdraw)
+        self.turns = Turns(self._hand_over, self._take_back)
         self._round: Round | None = None
         self.leading = False
         self.batches = 0
@@ -108,6 +109,20 @@ class Queue:
             for member in entry.family:
                 member.mailbox.withdrawn()
         return is_back
+
+    def _take_back(self, entry: Entry) -> None:
+        """Take back *entry*, whose loop was closed in the turn in which it submitted it. In any thread."""
+        if entry.file is not None and entry.generation == self._admission.generation:
+            with contextlib.suppress(RuntimeError):  # no thread to be had: whoever began the file may remove it yet
+                self.committers.run(partial(self._discard, entry, entry.file))
+                return
+        self.withdraw(entry)
+
+    def _discard(self, entry: Entry, file: StreamFile) -> None:
+        try:
+            file.discard()
+        finally:
+            self.withdraw(entry)
 
     def _hand_over(self, entries: list[Entry]) -> None:
         self._donation.watch(entries[0].loop)

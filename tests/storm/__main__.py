@@ -6,8 +6,10 @@ import gc
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -110,20 +112,32 @@ class _Tally:
         self.schedules = self.steps = 0
         self.faults = dict[int, list[str]]()
         self.tests = dict[int, str]()
+        self.processes = set[subprocess.Popen[str]]()
+        self.is_over = False
 
 
 def _many(options: argparse.Namespace) -> int:
     """Have processes run the schedules side by side."""
     count = options.schedules or (FULL if options.full else SHORT)
     began, tally = time.monotonic(), _Tally()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     threads = [
         threading.Thread(target=_see_through, args=(options, options.first + at, count - at, tally))
         for at in range(options.jobs)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with tempfile.TemporaryDirectory(prefix="maildir-storms-", dir=options.directory) as directory:
+        options.directory = Path(directory)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:  # also where a signal ends this
+            tally.is_over = True
+            for process in list(tally.processes):
+                process.kill()
+            for thread in threads:
+                thread.join()
     verdict = f"{len(tally.faults)} WRONG" if tally.faults else "right"
     seconds = time.monotonic() - began
     print(f"{tally.schedules:,} schedules of {tally.steps:,} steps: {verdict} ({seconds:.0f} s)")
@@ -141,7 +155,7 @@ def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Ta
     """Have one process after another run every so-manyth schedule from *first* on."""
     end = first + count
     enough = 1 if options.plant is not None else 5
-    while first < end and len(tally.faults) < enough:
+    while first < end and len(tally.faults) < enough and not tally.is_over:
         command = [sys.executable, "-m", "tests.storm", "--worker", str(options.jobs), "--first", str(first)]
         command += ["--schedules", str(end - first)]
         if options.directory is not None:
@@ -151,7 +165,7 @@ def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Ta
         if options.plant is not None:
             command += ["--plant", options.plant]
         seed = first
-        with _started(command) as lines:
+        with _started(command, tally) as lines:
             for line in lines:
                 told = json.loads(line)
                 seed = told["seed"]
@@ -164,18 +178,19 @@ def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Ta
                     print(f"seed {seed}: {told['faults'][0]}", file=sys.stderr, flush=True)
                 if "test" in told:
                     tally.tests[seed] = told["test"]
-            if first <= seed:  # it ended in the midst of this one
+            if first <= seed and not tally.is_over:  # it ended in the midst of this one
                 tally.faults[seed] = ["the process hung, or ended, without a word"]
                 first = seed + options.jobs
 
 
 @contextlib.contextmanager
-def _started(command: list[str]) -> Iterator[Iterator[str]]:
+def _started(command: list[str], tally: _Tally) -> Iterator[Iterator[str]]:
     """Have a process run, and yield its lines until it ends or says nothing for too long. It is gone in the end."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         stream = process.stdout
+        tally.processes.add(process)
 
         def read() -> None:
             for line in stream:
@@ -200,6 +215,7 @@ def _started(command: list[str]) -> Iterator[Iterator[str]]:
         finally:
             process.kill()
             process.wait()
+            tally.processes.discard(process)
             reader.join()
 
 

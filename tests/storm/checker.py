@@ -32,7 +32,7 @@ from .world import Found, World, look
 __all__ = ["faults_of"]
 
 #: What anyio's scopes and asyncio's queues say that are thrown away after their loop.
-_THROWN_AWAY: Final = ("no running event loop", "Event loop is closed")
+_THROWN_AWAY: Final = ("no running event loop", "Event loop is closed", "Not currently running on any")
 
 #: Of which none may be left.
 _OWN_TYPES: Final = (*(AppendTask, LibraryDelivery, Entry, Batch, Round, Target, Ledger, StreamFile, Reception, Feed),)
@@ -123,7 +123,7 @@ def _heard(faults: list[str]) -> Iterator[None]:
         faults.append(f"in a thread: {args.exc_value!r}")
 
     def unraisable(args: Any, /) -> None:
-        if str(args.exc_value) in _THROWN_AWAY:
+        if str(args.exc_value).startswith(_THROWN_AWAY):
             return
         faults.append(f"nobody could be told: {args.exc_value!r}, {args.err_msg} {args.object!r}")
 

@@ -46,7 +46,10 @@ def shrink(schedule: Schedule, fails: Callable[[Schedule], bool]) -> list[Step]:
 
 #: What a step can do without.
 _OPTIONAL = frozenset(
-    ["made", "quota", "filters", "max_pending", "wait", "syncfs", "kernel", "commits", "helper", "loop", "folder", "guard", "keywords", "flags", "durability", "key", "atomic", "path", "late"]
+    (
+        *("made", "quota", "filters", "max_pending", "wait", "syncfs", "kernel", "commits", "helper"),
+        *("loop", "folder", "guard", "keywords", "flags", "durability", "key", "atomic", "path", "late"),
+    )
 )
 
 
