@@ -77,6 +77,13 @@ def servers(session: nox.Session) -> None:
 
 
 @nox.session
+def storms(session: nox.Session) -> None:
+    """Deliveries under everything that can happen at once. ``-- --full`` is the long form."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.storm", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """What depends on others most, with the oldest versions that pyproject.toml claims."""
     with tempfile.TemporaryDirectory() as directory:

@@ -631,7 +631,7 @@ async def test_dovecot_agrees(tmp_path: Path) -> None:
 
 
 async def test_a_message_that_hangs_while_the_maildir_is_counted(tmp_path: Path) -> None:
-    """One that hung, about to be published, when this process counted, and could not be seen, is counted all the same."""
+    """One that hung, about to be published, while this process counted, and was not seen then, is counted too."""
     gate, commit = Gate(), GroupCommit()
     commit.queue.patience_s = commit._watch._interval_s = 0.02
     disk = FaultDisk()

@@ -120,7 +120,13 @@ def _many(options: argparse.Namespace) -> int:
     """Have processes run the schedules side by side."""
     count = options.schedules or (FULL if options.full else SHORT)
     began, tally = time.monotonic(), _Tally()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def end(*_: object) -> None:
+        tally.is_over = True
+        for process in list(tally.processes):
+            process.kill()
+
+    signal.signal(signal.SIGTERM, end)
     threads = [
         threading.Thread(target=_see_through, args=(options, options.first + at, count - at, tally))
         for at in range(options.jobs)
@@ -132,13 +138,12 @@ def _many(options: argparse.Namespace) -> int:
                 thread.start()
             for thread in threads:
                 thread.join()
-        finally:  # also where a signal ends this
-            tally.is_over = True
-            for process in list(tally.processes):
-                process.kill()
+        finally:  # also where this is interrupted
+            end()
             for thread in threads:
                 thread.join()
-    verdict = f"{len(tally.faults)} WRONG" if tally.faults else "right"
+    ended = ", and ended before its time" if tally.schedules < count and not tally.faults else ""
+    verdict = f"{len(tally.faults)} WRONG" if tally.faults else f"right{ended}"
     seconds = time.monotonic() - began
     print(f"{tally.schedules:,} schedules of {tally.steps:,} steps: {verdict} ({seconds:.0f} s)")
     for seed, faults in sorted(tally.faults.items()):
@@ -148,7 +153,7 @@ def _many(options: argparse.Namespace) -> int:
         if seed in tally.tests:
             print(tally.tests[seed])
     sys.stdout.flush()
-    return 1 if tally.faults else 0
+    return 1 if tally.faults or ended else 0
 
 
 def _see_through(options: argparse.Namespace, first: int, count: int, tally: _Tally) -> None:
