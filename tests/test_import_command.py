@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from maildir_async import Maildir, import_mail
+from maildir_async.command.main import main
 from maildir_async.disk.imported import Imported
 from maildir_async.testing import Fault, FaultDisk
 from test_import import LINE, bodies, mbox_of, stored
@@ -148,3 +149,12 @@ def test_killed_once_it_converges(tmp_path: Path) -> None:
 def test_killed_often_it_converges(tmp_path: Path) -> None:
     """The same with twenty-five kills, at moments that come out differently each time."""
     converges(tmp_path, 6000, 25)
+
+
+def test_a_source_without_mail_is_told_plainly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An empty mbox or directory is no failure, and is said to be empty; one that cannot be read is counted."""
+    (tmp_path / "empty").mkdir()
+    assert main(["import", str(tmp_path / "empty"), str(tmp_path / "m")]) == os.EX_OK
+    assert f"{tmp_path}/empty: there is no mail in it" in capfd.readouterr().err
+    assert main(["import", str(tmp_path / "nowhere"), str(tmp_path / "m")]) == os.EX_NOINPUT
+    assert "0 failed; 1 of 1 sources not read at all" in capfd.readouterr().err

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from maildir_async.command.info import add_encoding
-from maildir_async.command.parser import Commands, add_command
+from maildir_async.command.parser import Commands, add_command, hours
 from maildir_async.command.working import run_stoppable, told, write_line
 from maildir_async.format.options import check_age
 
@@ -63,8 +63,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--older-than",
         metavar="HOURS",
-        type=float,
-        default=36.0,
+        type=hours,
+        default=timedelta(hours=36),
         help="age of what counts as left in tmp/; 36 by default, and less is safe only where nobody delivers",
     )
     add_encoding(parser)
@@ -79,7 +79,7 @@ def _check(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
         repair=options.repair,
         is_quick=options.quick,
         encoding=options.folder_encoding,
-        tmp_age_s=check_age(timedelta(hours=options.older_than)),
+        tmp_age_s=check_age(options.older_than),
     )
     directories = Maildir(options.maildir, create=False).mailbox.directories
     printer = _Json(directories.path) if options.json else _Text()
