@@ -315,14 +315,12 @@ NO_MAILDIR: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("name", NO_MAILDIR)
-def test_a_maildir_that_is_not_there_is_told_in_one_way(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_maildir_that_is_not_there_is_told_in_one_way(name: str, tmp_path: Path) -> None:
     """Whatever the command, in the same words, with what to do."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(MESSAGE)
-    assert main(NO_MAILDIR[name]) in (os.EX_NOINPUT, os.EX_TEMPFAIL)
-    assert f"{tmp_path}/m is not a maildir: it does not exist (look at the path; " in capfd.readouterr().err
+    done = run(*NO_MAILDIR[name], cwd=tmp_path)
+    assert done.returncode in (os.EX_NOINPUT, os.EX_TEMPFAIL)
+    assert f"{tmp_path}/m is not a maildir: it does not exist (look at the path; " in one_line(done.stderr)
 
 
 # What goes wrong.

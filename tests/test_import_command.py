@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from maildir_async import Maildir, import_mail
-from maildir_async.command.main import main
 from maildir_async.disk.imported import Imported
 from maildir_async.testing import Fault, FaultDisk
 from test_import import LINE, bodies, mbox_of, stored
@@ -151,10 +150,20 @@ def test_killed_often_it_converges(tmp_path: Path) -> None:
     converges(tmp_path, 6000, 25)
 
 
-def test_a_source_without_mail_is_told_plainly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_source_without_mail_is_told_plainly(tmp_path: Path) -> None:
     """An empty mbox or directory is no failure, and is said to be empty; one that cannot be read is counted."""
     (tmp_path / "empty").mkdir()
-    assert main(["import", str(tmp_path / "empty"), str(tmp_path / "m")]) == os.EX_OK
-    assert f"{tmp_path}/empty: there is no mail in it" in capfd.readouterr().err
-    assert main(["import", str(tmp_path / "nowhere"), str(tmp_path / "m")]) == os.EX_NOINPUT
-    assert "0 failed; 1 of 1 sources not read at all" in capfd.readouterr().err
+    done = subprocess.run([*COMMAND, "empty", "m"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "empty: there is no mail in it" in done.stderr) == (os.EX_OK, True)
+    done = subprocess.run([*COMMAND, "empty", "nowhere", "m"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == os.EX_NOINPUT
+    assert "0 failed; 1 of 2 sources not read at all" in done.stderr
+
+
+def test_a_journal_in_no_directory_is_told_by_that_directory(tmp_path: Path) -> None:
+    """What is blamed is the directory that is not there; not the maildir, nor a lock file of ours."""
+    (tmp_path / "one.eml").write_bytes(b"Subject: x\n\n")
+    arguments = ["one.eml", "m", "--journal", "nowhere/journal"]
+    done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "m: create" in done.stderr) == (os.EX_TEMPFAIL, False)
+    assert f"{tmp_path}/nowhere: create failed: No such file or directory" in done.stderr
