@@ -519,7 +519,7 @@ def test_a_repair_that_is_killed_is_ended_by_another(maildir: Path, tmp_path: Pa
         if disk.left > 0:
             break
         shutil.rmtree(root)
-    assert at > 30
+    assert at > 20
 
 
 def test_a_sync_that_fails_is_told(maildir: Path) -> None:
