@@ -265,8 +265,8 @@ MUTATIONS: Final = (
     Mutation(
         "withdrawn-while-queued",
         "commit/queue.py",
-        "            if entry.state == QUEUED:\n                for member",
-        "            if entry.state <= TAKEN:\n                for member",
+        "            is_first = entry.state == QUEUED\n",
+        "            is_first = entry.state <= TAKEN\n",
         "what a round has taken is not withdrawn",
         "tests/test_cancel.py::test_cancelled_at_every_disk_call",
     ),
