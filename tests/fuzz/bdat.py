@@ -1,6 +1,7 @@
 """BDAT: in any chunking, a message is the octets that were announced, be they what they may."""
 
-from .session import Keeper, chunked, converse
+from .cutting import chunked
+from .session import Keeper, converse
 
 __all__ = ["target"]
 
