@@ -21,7 +21,7 @@ def target(data: bytes) -> None:
     """Send the pieces of what follows the first ``|`` as frames, cut by what is before it; and half a frame."""
     lengths, octets = chunked(data)
     frames: list[tuple[object, ...]] = []
-    for number, piece in enumerate(octets.split(b"|")):
+    for number, piece in enumerate(octets.split(b"|", 100)):
         text = decoded(piece)
         cause = OSError(errno.EIO, text)
         errors: list[MaildirError] = [AppendError(text, errno=errno.EIO, stage="sync"), BusyError(text)]

@@ -14,6 +14,9 @@ PIECES = (
     *(gzip.compress(bytes(3000), mtime=0), b"\x1f\x8b\x08", b"\0\0", b"A: b\n", b"From ", b"\n", b"|"),
 )
 
+#: Octets that are compared. It takes quadratic time to do so, which is what is not to be in the code under test.
+MOST = 1 << 12
+
 
 def target(data: bytes) -> None:
     """Read *data* as a file; then what it is with each piece before a ``|`` compressed."""
@@ -27,6 +30,8 @@ def target(data: bytes) -> None:
             assert mail.is_empty or not mail.is_mbox or mail.peek(0, 1) is None or octets[:1] != b"\x1f"
             read = b"".join(mail.pieces())
         assert len(odd) <= 1
+        if len(octets) > MOST:
+            continue
         if not octets.startswith(b"\x1f\x8b\x08"):
             assert (read, odd) == (octets, [])
             continue
@@ -36,7 +41,8 @@ def target(data: bytes) -> None:
             assert (read, odd) == (expected, [])
         else:
             assert odd
-    assert data.startswith(b"\x1f\x8b\x08") or read == data.replace(b"|", b"")
+    if len(octets) <= MOST:
+        assert data.startswith(b"\x1f\x8b\x08") or read == data.replace(b"|", b"")
 
 
 def _decompressed(octets: bytes) -> tuple[bytes, bool]:
