@@ -134,7 +134,14 @@ TARGETS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
             *("disk.maildirsize:_is_trashed", "mailbox.index:_existing", "helper.recovery:_sizes_in"),
         ),
     ),
-    "paths": ("MAIL, RCPT and VRFY in a session", ("smtp.envelope:EnvelopeSMTP.smtp_MAIL", "smtp.envelope:EnvelopeSMTP.smtp_RCPT", "smtp.envelope:EnvelopeSMTP.smtp_VRFY",)),
+    "paths": (
+        "MAIL, RCPT and VRFY in a session",
+        (
+            "smtp.envelope:EnvelopeSMTP.smtp_MAIL",
+            "smtp.envelope:EnvelopeSMTP.smtp_RCPT",
+            "smtp.envelope:EnvelopeSMTP.smtp_VRFY",
+        ),
+    ),
     "proxy": ("PROXY headers", ("smtp.proxied:parse_proxy",)),
     "source": (
         "directories that mail is imported from: Maildir, MH, files",

@@ -13,9 +13,43 @@ __all__ = ["target"]
 
 PIECES = (
     *(f"{option.name} = ".encode() for option in OPTIONS),
-    *(b"[[listener]]\n", b"address = ", b'"127.0.0.1:24"', b'"unix:/x"', b"true", b"false", b"1", b"0.5", b'""', b"[", b"]"),
-    *(b'"/srv/{user}"', b'"/x"', b"\n", b",", b"{", b"}", b"#", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\r\n", b"'''"),
-    *(b"lmtp = true\n", b'layout = "/srv/{user}/Maildir"\n', b"2024-02-30", b"nan", b"9" * 20, b'"a,b"', b'["a"]', b"0x1"),
+    *(
+        b"[[listener]]\n",
+        b"address = ",
+        b'"127.0.0.1:24"',
+        b'"unix:/x"',
+        b"true",
+        b"false",
+        b"1",
+        b"0.5",
+        b'""',
+        b"[",
+        b"]",
+    ),
+    *(
+        b'"/srv/{user}"',
+        b'"/x"',
+        b"\n",
+        b",",
+        b"{",
+        b"}",
+        b"#",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"\xe2\x80\xa8",
+        b"\r\n",
+        b"'''",
+    ),
+    *(
+        b"lmtp = true\n",
+        b'layout = "/srv/{user}/Maildir"\n',
+        b"2024-02-30",
+        b"nan",
+        b"9" * 20,
+        b'"a,b"',
+        b'["a"]',
+        b"0x1",
+    ),
 )
 
 #: tomllib takes a time that is quadratic in the parts of a key. Who writes the file is who runs the daemon.
@@ -37,7 +71,7 @@ def _check(path: str, data: bytes) -> None:
     try:
         read_config(path)
     except ConfigError as exc:
-        place = str(exc).removeprefix(f"{path}, line ")  # noqa: PT017 anything else is raised
+        place = str(exc).removeprefix(f"{path}, line ")
         number = int(place.partition(":")[0])
         assert 1 <= number <= data.count(b"\n") + 1
     try:

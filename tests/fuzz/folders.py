@@ -7,7 +7,22 @@ from .cutting import decoded
 
 __all__ = ["target"]
 
-PIECES = (b".", b"/", b"&", b"-", b"&-", b"&AOQ-", b"&2D0-", b"\\", b"\\057", b"\\303\\244", b"INBOX", b"\xc3\xa4", b"~", b"a")
+PIECES = (
+    b".",
+    b"/",
+    b"&",
+    b"-",
+    b"&-",
+    b"&AOQ-",
+    b"&2D0-",
+    b"\\",
+    b"\\057",
+    b"\\303\\244",
+    b"INBOX",
+    b"\xc3\xa4",
+    b"~",
+    b"a",
+)
 
 
 def target(data: bytes) -> None:

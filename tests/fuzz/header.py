@@ -9,7 +9,20 @@ from .cutting import chunked, each_way
 
 __all__ = ["target"]
 
-PIECES = (b"Message-ID: ", b"<a@b>", b"\n", b"\r\n", b" ", b"\t", b"X-Spam-Flag: ", b"YES", b"yes\n", b"\n\n", b":", b"x")
+PIECES = (
+    b"Message-ID: ",
+    b"<a@b>",
+    b"\n",
+    b"\r\n",
+    b" ",
+    b"\t",
+    b"X-Spam-Flag: ",
+    b"YES",
+    b"yes\n",
+    b"\n\n",
+    b":",
+    b"x",
+)
 
 HEADERS = tuple(map(JunkHeader, ("X-Spam-Flag: YES", "x-spam-flag:a*", "X-Spam-Flag: y e s")))
 

@@ -3,6 +3,7 @@
 import functools
 import sqlite3
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from maildir_async.disk.imported import Imported, Orphan, Wanted
@@ -55,10 +56,8 @@ def _import(path: str) -> None:
     except MaildirError:
         pass
     finally:
-        try:
+        with suppress(MaildirError):
             journal.close(is_finished=False)
-        except MaildirError:
-            pass
 
 
 def _deliver(path: str) -> None:

@@ -33,4 +33,3 @@ def target(data: bytes) -> None:
         assert word.isascii()
         assert word.isprintable()
         assert parse_keywords(format_keywords({3: word})) == {3: word}
-

@@ -9,7 +9,21 @@ from .cutting import decoded
 
 __all__ = ["target"]
 
-PIECES = (b"1000S", b",", b"10C", b"\n", b"5 1\n", b"-5 -1\n", b" ", b"\r\n", b"9" * 18, b"1.5", b"G", b"KiB", b"\xc5\xbf")
+PIECES = (
+    b"1000S",
+    b",",
+    b"10C",
+    b"\n",
+    b"5 1\n",
+    b"-5 -1\n",
+    b" ",
+    b"\r\n",
+    b"9" * 18,
+    b"1.5",
+    b"G",
+    b"KiB",
+    b"\xc5\xbf",
+)
 
 LINE = re.compile(rb"[ \t]*([+-]?[0-9]{1,18})[ \t]+([+-]?[0-9]{1,18})[ \t]*\r*")
 
@@ -31,11 +45,13 @@ def target(data: bytes) -> None:
 
 
 def _check_written(text: str) -> None:
+    size: int | None = None
     try:
         size = size_of(text)
     except ValueError:
-        size = None
+        pass
     else:
+        assert size is not None
         assert 0 <= size <= LARGEST_SIZE
         assert size_of(str(size)) == size
         assert text.isascii()
@@ -48,6 +64,8 @@ def _check_written(text: str) -> None:
     assert quota is not None
     assert quota.limits == limits
     if limits is not None:
-        assert limits == limits_of(",".join(f"{number}{unit}" for number, unit in zip(limits, "SC", strict=True) if number))
+        assert limits == limits_of(
+            ",".join(f"{number}{unit}" for number, unit in zip(limits, "SC", strict=True) if number)
+        )
         assert size is None or limits == Limits(size, 0)
         assert not limits.refuse(limits.bytes, limits.messages)

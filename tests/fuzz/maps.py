@@ -12,12 +12,42 @@ from .cutting import decoded
 __all__ = ["target"]
 
 PIECES = (
-    *(b"a@b.example ", b"c@b.example ", b"@b.example ", b"/srv/a", b"/srv/a b", b'"/srv/a, b"', b", ", b",", b"\n", b"#"),
-    *(b"*@b.example ", b'"q q"@b.example ', b"\xef\xbb\xbf", b"\xff", b"a+x@b.example", b"postmaster ", b" ", b"\t", b"\r\n"),
+    *(
+        b"a@b.example ",
+        b"c@b.example ",
+        b"@b.example ",
+        b"/srv/a",
+        b"/srv/a b",
+        b'"/srv/a, b"',
+        b", ",
+        b",",
+        b"\n",
+        b"#",
+    ),
+    *(
+        b"*@b.example ",
+        b'"q q"@b.example ',
+        b"\xef\xbb\xbf",
+        b"\xff",
+        b"a+x@b.example",
+        b"postmaster ",
+        b" ",
+        b"\t",
+        b"\r\n",
+    ),
     *(b"{user}", b"{domain}", b"/", b"{", b"..", b"\0", b"\xe3\x80\x80", b'"', b"\\"),
 )
 
-ASKED = ("a@b.example", "a+x@b.example", "c@b.example", "x@b.example", "postmaster", "postmaster@b.example", "no", '"q q"@b.example')
+ASKED = (
+    "a@b.example",
+    "a+x@b.example",
+    "c@b.example",
+    "x@b.example",
+    "postmaster",
+    "postmaster@b.example",
+    "no",
+    '"q q"@b.example',
+)
 
 
 def target(data: bytes) -> None:
@@ -54,7 +84,11 @@ def _check_map(path: str, data: bytes, *, is_partial: bool) -> None:
             assert told.startswith("/")
             assert os.fsencode(told) in data
     if not is_partial:
-        lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip() and not line.strip().startswith(b"#")]
+        lines = [
+            line
+            for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            if line.strip() and not line.strip().startswith(b"#")
+        ]
         assert len(table._map.found) == len(lines)  # type: ignore[union-attr]  # it has been loaded
 
 

@@ -44,7 +44,7 @@ def target(data: bytes) -> None:
                 first = read
     for line in octets.split(b"\n"):
         date = from_line_date(line)
-        assert date is None or (date.utcoffset() is not None and 1 <= date.year)
+        assert date is None or (date.utcoffset() is not None and date.year >= 1)
         assert not is_from_line(line) or line.startswith(b"From ")
     marks = marks_of(octets)
     assert set(marks.flags) <= set("DFPRST")

@@ -28,13 +28,13 @@ class Ran(NamedTuple):
     """What has become of a target.
 
     Attributes:
-        count: of inputs.
+        inputs: how many were tried.
         seconds: that it took.
         fault: what was found, with its input; or "".
 
     """
 
-    count: int
+    inputs: int
     seconds: float
     fault: str = ""
 
@@ -53,30 +53,32 @@ def run_by_chance(target: Callable[[bytes], object], pieces: Sequence[bytes], se
     return Ran(count, time.monotonic() - began)
 
 
-def run_patterns(target: Callable[[bytes], object], pieces: Sequence[bytes], size: int) -> Ran:
+def run_patterns(
+    target: Callable[[bytes], object],
+    pieces: Sequence[bytes],
+    size: int,
+    clock: Callable[[], float] = time.process_time,  # not the time of others on this machine
+) -> Ran:
     """Try each pattern with that many octets; a fault too if time grows faster than they do, three times in a row."""
+
+    def taken(data: bytes) -> float:
+        since = clock()
+        target(data)
+        return clock() - since
+
+    def grows(pattern: Callable[[int], bytes], many: float) -> bool:
+        return many > LEAST_S and many > RATIO * taken(pattern(size // 4))
+
     began, count = time.monotonic(), 0
     for pattern in patterns(pieces):
         count += 1
         try:
-            target(pattern(size))
-            if all(_grows(target, pattern, size) for _ in range(3)):
+            if all(grows(pattern, taken(pattern(size))) for _ in range(3)):
                 fault = f"four times as much takes more than {RATIO:g} times as long: {pattern(60)!r}…"
                 return Ran(count, time.monotonic() - began, fault)
         except Exception:
             return Ran(count, time.monotonic() - began, f"{pattern(60)!r}…\n{traceback.format_exc()}")
     return Ran(count, time.monotonic() - began)
-
-
-def _grows(target: Callable[[bytes], object], pattern: Callable[[int], bytes], size: int) -> bool:
-    few, many = (_taken(target, pattern(octets)) for octets in (size // 4, size))
-    return many > LEAST_S and many > RATIO * few
-
-
-def _taken(target: Callable[[bytes], object], data: bytes) -> float:
-    began = time.process_time()  # not the time of others on this machine
-    target(data)
-    return time.process_time() - began
 
 
 def fuzz(name: str, seconds: int) -> Ran:
@@ -88,9 +90,21 @@ def fuzz(name: str, seconds: int) -> Ran:
         for number, data in enumerate(islice(by_chance(pieces_of(name), 1), 100)):
             Path(corpus, str(number)).write_bytes(data)
         # libFuzzer's words in hexadecimal; none is longer than 64 octets.
-        lines = ('"' + "".join(f"\\x{octet:02x}" for octet in piece) + '"' for piece in pieces_of(name) if len(piece) < 64)
+        lines = (
+            '"' + "".join(f"\\x{octet:02x}" for octet in piece) + '"' for piece in pieces_of(name) if len(piece) < 64
+        )
         words.write_text("\n".join(lines) + "\n")
-        command = [sys.executable, "-m", "tests.fuzz", name, "--seconds", str(seconds), "--words", str(words), str(corpus)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            name,
+            "--seconds",
+            str(seconds),
+            "--words",
+            str(words),
+            str(corpus),
+        ]
         with Path(directory, "said").open("w+b") as said:
             ended = subprocess.run(command, stdout=said, stderr=said, check=False)
             said.seek(0)

@@ -12,8 +12,29 @@ from .cutting import decoded
 __all__ = ["target"]
 
 PIECES = (
-    *(b"|", b"/", b"cur/", b"new/", b".sub/cur/", b":2,S", b"a", b"1", b"1=", b"=", b".mh_sequences=", b"dovecot-keywords="),
-    *(b"unseen: 1-3 7\n", b"replied: 9-1\n", b"0 a\n", b"A: b\n\nc\n", b"From a Thu Jan  1 00:00:00 1970\n", b"x.mbox=", b"."),
+    *(
+        b"|",
+        b"/",
+        b"cur/",
+        b"new/",
+        b".sub/cur/",
+        b":2,S",
+        b"a",
+        b"1",
+        b"1=",
+        b"=",
+        b".mh_sequences=",
+        b"dovecot-keywords=",
+    ),
+    *(
+        b"unseen: 1-3 7\n",
+        b"replied: 9-1\n",
+        b"0 a\n",
+        b"A: b\n\nc\n",
+        b"From a Thu Jan  1 00:00:00 1970\n",
+        b"x.mbox=",
+        b".",
+    ),
     *(b"\x85", b"\n", b"\r", b"\xc3\xa4", b".eml=", b".gz=", b"\x1f\x8b\x08", b"\0"),
 )
 
@@ -74,4 +95,8 @@ def _is_left_out(path: str, told: set[str]) -> bool:
     name, where = os.path.basename(path), os.path.dirname(path)
     if "/cur/." in path or "/new/." in path:
         return True
-    return name.startswith((".", ",")) or any(path.startswith(each + "/") for each in told) or bool({"cur", "new"} & {each.name for each in os.scandir(where) if each.is_dir()})
+    return (
+        name.startswith((".", ","))
+        or any(path.startswith(each + "/") for each in told)
+        or bool({"cur", "new"} & {each.name for each in os.scandir(where) if each.is_dir()})
+    )

@@ -17,7 +17,23 @@ from .cutting import decoded
 __all__ = ["target"]
 
 PIECES = (
-    *(b"127.0.0.1", b":24", b"[::1]", b"unix:", b"systemd:", b"/x", b"\0", b"0", b"1", b"99999", b"-", b".", b"a", b"_", b"e"),
+    *(
+        b"127.0.0.1",
+        b":24",
+        b"[::1]",
+        b"unix:",
+        b"systemd:",
+        b"/x",
+        b"\0",
+        b"0",
+        b"1",
+        b"99999",
+        b"-",
+        b".",
+        b"a",
+        b"_",
+        b"e",
+    ),
     *(b"nan", b"inf", b"\xd9\xa1", b"K", b"S", b"/8", b"%", b":", b"2024-01-01T00:00", b"+01:00", b"X: y", b"*", b","),
 )
 
@@ -31,7 +47,9 @@ def target(data: bytes) -> None:
                 option.value_of(given)
             except ValueError:
                 continue
-    found = {name: _read(name, text) for name in ("count", "seconds", "some_seconds", "mode", "network", "hostname", "ident")}
+    found = {
+        name: _read(name, text) for name in ("count", "seconds", "some_seconds", "mode", "network", "hostname", "ident")
+    }
     number, wait, least, mode = (found[name] for name in ("count", "seconds", "some_seconds", "mode"))
     assert number is None or 1 <= number < 2**53
     assert wait is None or 0 <= wait < 2**31
