@@ -39,7 +39,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert lines == [
         f"maildir-async: {tmp_path}/b, byte 63: a line that begins with 'From ' has no date: it is kept as text",
         f"maildir-async: {tmp_path}/no cannot be read: No such file or directory",
-        "maildir-async: 3 imported (55 bytes), 0 already there, 0 failed, 1 odd",
+        "maildir-async: 3 imported (55 bytes), 0 already there, 0 failed, 1 odd; 1 of 4 sources not read at all",
     ]
     assert bodies(tmp_path / "Mail") == {b"a\n": 1, b"b\n\nFrom nobody\n": 1, b"c\n": 1}
     assert {folder for folder, _, _ in stored(tmp_path / "Mail")} == {".In"}
