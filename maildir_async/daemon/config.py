@@ -70,6 +70,10 @@ def read_config(path: str) -> Config:
         said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(_with_line(path, text, str(exc))) from None
+    except ValueError as exc:  # of int(): it takes no number of more than 4,300 digits
+        raise ConfigError(f"{path}, line 1: {exc}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}, line 1: too many arrays within one another") from None
     tables = _lines(text)
     listeners = said.pop(LISTENER, [])
     top = Source(said, path, tables[0][1])
@@ -123,7 +127,7 @@ def _lines(text: str) -> list[tuple[str, dict[str, int], int]]:
     messages that is good enough.
     """
     tables: list[tuple[str, dict[str, int], int]] = [("", {}, 1)]
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if (header := _HEADER.match(line)) is not None:
             name = header[1].strip("\"'")
             tables[0][1].setdefault(name.partition(".")[0], number)
