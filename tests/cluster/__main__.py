@@ -144,10 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"NOT TESTED WITH GLUSTERFS: {reason}", flush=True)
         return 0
     place = Path(tempfile.mkdtemp(prefix="cluster-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; the servers are ended"))
     command = [*NAMESPACES, sys.executable, "-m", "tests.cluster", "--inside", str(place)]
     try:
         with subprocess.Popen([*command, *(["--full"] if options.full else [])]) as process:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; the servers are ended"))
             try:
                 return process.wait()
             except BaseException:
@@ -157,7 +157,17 @@ def main(arguments: list[str] | None = None) -> int:
         if options.keep:
             print(f"left in {place}")
         else:
-            shutil.rmtree(place)
+            _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Remove it, though servers that were just killed may still be about to write there."""
+    for _ in range(100):
+        shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            return
+        time.sleep(0.1)
+    shutil.rmtree(place)
 
 
 def _reason_not_to() -> str | None:
@@ -176,7 +186,7 @@ def _reason_not_to() -> str | None:
 def _inside(place: Path, *, full: bool) -> int:
     """Do it all, as the first process of the namespaces."""
     began = time.monotonic()
-    this = Run(Volume(place), calm_s=4.0 if full else 3.0)
+    this = Run(Volume(place), calm_s=2.0 if full else 1.0)
     try:
         this.volume.start()
         _flow(this, FULL if full else SHORT)
