@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks import compare, count_quota, differences, read, waits
+from cluster.checks import compare, count_quota, differences, is_unknowable, read, waits
 from cluster.mail import MAILDIRS, Note, message, name_of
 
 DELIVERED = Note("w0-1", "keywords", "inbox", "", ("$Forwarded",), "acknowledged", "key", "", 1.0, 3.0)
@@ -48,6 +48,17 @@ def test_what_is_right_is_right(volume: Path) -> None:
 def test_what_is_not_as_it_was_told_is_found(volume: Path, note: Note, fault: str) -> None:
     """Lost, there though refused, in another folder, with other keywords or another key: each is a fault."""
     assert any(fault in found for found in judged(volume, note))
+
+
+def test_what_nobody_could_know_is_no_fault(volume: Path) -> None:
+    """A message that is there though its rename was refused is none without a quorum, and is a fault at other times."""
+    reason = "AppendError: /m: publish failed: Transport endpoint is not connected"
+    note = replace(DELIVERED, outcome="refused", key="", reason=reason)
+    copies, _, _ = read(volume, MAILDIRS)
+    assert compare([note], copies, [(2.0, 5.0)]) == []
+    assert "though refused" in compare([note], copies, [(3.5, 5.0)])[0]
+    assert not is_unknowable(replace(note, reason=reason.replace("publish", "sync")), [(2.0, 5.0)])
+    assert not is_unknowable(replace(note, outcome="acknowledged"), [(2.0, 5.0)])
 
 
 def test_torn_double_and_left_behind_are_found(volume: Path) -> None:
