@@ -343,9 +343,17 @@ MUTATIONS: Final = (
         "tests/test_quota.py::test_counted_once_where_the_file_cannot_be_left",
     ),
     Mutation(
+        "left-behind-twice",
+        "commit/alone.py",
+        "self._keeper.settle(round_.entries)  #",
+        "self._keeper.settle([item, *item.links])  #",
+        "a message is told of before its directory is synced, where that is left behind too",
+        "tests/test_left_behind.py::test_what_is_left_behind_twice_is_told_when_its_directory_is_synced",
+    ),
+    Mutation(
         "quota-reserved",
         "commit/writing.py",
-        "                        entry.mailbox.quota.admit(entry)\n                else:",
+        "                        entry.mailbox.quota.admit(entry, self._batch.look)\n                else:",
         "                        pass\n                else:",
         "a stream is refused that the quota has no room for",
         "tests/test_quota.py::test_a_hundred_at_once_cannot_all_pass",
