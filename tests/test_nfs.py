@@ -28,7 +28,7 @@ async def _deliver(maildir: Maildir, what: str) -> Delivered | AppendError:
         return exc
 
 
-@pytest.mark.parametrize("what", ["bytes", "stream", "quota"])
+@pytest.mark.parametrize("what", ["bytes", "stream", pytest.param("quota", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize(
     ("number", "late"),
     [(errno.ESTALE, False), (errno.ESTALE, True), (errno.EEXIST, True)],
