@@ -80,7 +80,7 @@ class Run:
     def heal(self, what: str) -> None:
         """Wait until ``heal info`` is clean; if it does not become so, that is a fault, and no more."""
         try:
-            self.told.append(f"{what} took {self.volume.heal(180):.1f} s")
+            self.told.append(f"{what} took {self.volume.heal(600):.1f} s")
         except NotStartedError as exc:
             self.faults.append(f"{what}: {exc}; entries: {self.volume.unhealed()}")
 

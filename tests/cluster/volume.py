@@ -96,8 +96,14 @@ class Volume:
         wait_for(lambda: all(self._pids()), "bricks run again", 30)
 
     def unhealed(self) -> int | None:
-        """Return how many entries wait to be healed, or are in dispute; None while a brick is not connected."""
-        said = gluster("volume", "heal", VOLUME, "info")
+        """Return how many entries wait to be healed, or are in dispute; None while that cannot be told.
+
+        A brick is not connected, or a busy daemon has not answered in time ("Not able to fetch volfile").
+        """
+        try:
+            said = gluster("volume", "heal", VOLUME, "info")
+        except NotStartedError:
+            return None
         counts = re.findall(r"^Number of entries: (\S+)$", said, re.MULTILINE)
         if len(counts) != len(self.bricks) or not all(map(str.isdecimal, counts)):
             return None
