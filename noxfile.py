@@ -93,6 +93,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Several writers on a GlusterFS volume whose bricks are killed, as root. ``-- --full`` is the long form."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.cluster", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """What depends on others most, with the oldest versions that pyproject.toml claims."""
     with tempfile.TemporaryDirectory() as directory:
