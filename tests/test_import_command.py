@@ -39,7 +39,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert lines == [
         f"maildir-async: {tmp_path}/b, byte 63: a line that begins with 'From ' has no date: it is kept as text",
         f"maildir-async: {tmp_path}/no cannot be read: No such file or directory",
-        "maildir-async: 3 imported (55 bytes), 0 already there, 0 failed, 1 odd",
+        "maildir-async: 3 imported (55 bytes), 0 already there, 0 failed, 1 odd; 1 of 4 sources not read at all",
     ]
     assert bodies(tmp_path / "Mail") == {b"a\n": 1, b"b\n\nFrom nobody\n": 1, b"c\n": 1}
     assert {folder for folder, _, _ in stored(tmp_path / "Mail")} == {".In"}
@@ -148,3 +148,22 @@ def test_killed_once_it_converges(tmp_path: Path) -> None:
 def test_killed_often_it_converges(tmp_path: Path) -> None:
     """The same with twenty-five kills, at moments that come out differently each time."""
     converges(tmp_path, 6000, 25)
+
+
+def test_a_source_without_mail_is_told_plainly(tmp_path: Path) -> None:
+    """An empty mbox or directory is no failure, and is said to be empty; one that cannot be read is counted."""
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run([*COMMAND, "empty", "m"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "empty: there is no mail in it" in done.stderr) == (os.EX_OK, True)
+    done = subprocess.run([*COMMAND, "empty", "nowhere", "m"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == os.EX_NOINPUT
+    assert "0 failed; 1 of 2 sources not read at all" in done.stderr
+
+
+def test_a_journal_in_no_directory_is_told_by_that_directory(tmp_path: Path) -> None:
+    """What is blamed is the directory that is not there; not the maildir, nor a lock file of ours."""
+    (tmp_path / "one.eml").write_bytes(b"Subject: x\n\n")
+    arguments = ["one.eml", "m", "--journal", "nowhere/journal"]
+    done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "m: create" in done.stderr) == (os.EX_TEMPFAIL, False)
+    assert f"{tmp_path}/nowhere: create failed: No such file or directory" in done.stderr

@@ -12,10 +12,20 @@ from typing import Any
 import pytest
 
 from look import Look, descriptors, until
-from maildir_async import AppendError, AppendTask, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
+from maildir_async import (
+    AppendError,
+    AppendTask,
+    Delivered,
+    Durability,
+    GroupCommit,
+    Maildir,
+    UncertainAppendError,
+    deliver,
+)
 from maildir_async.commit.rounds import Round
 from maildir_async.mailbox.index import Index
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
+from support import Gate
 
 CHUNK = 512 * 1024
 
@@ -259,3 +269,95 @@ def test_a_round_that_cannot_be_made_answers(tmp_path: Path, monkeypatch: pytest
     asyncio.run(main())
     assert Look(maildir.path).messages() == [b"next"]
     Look(maildir.path).assert_tmp_empty()
+
+
+@pytest.mark.parametrize("how", ["task", "append"])
+def test_a_loop_that_is_closed_in_the_turn_of_a_submission(tmp_path: Path, how: str) -> None:
+    """What a loop has not handed over when it is closed is taken back then, and `aclose` does not wait for it.
+
+    anyio keeps a coroutine that is in a scope of its when the loop is closed, so no collector can throw it away.
+    """
+    commit = GroupCommit()
+    maildir = Maildir(tmp_path / "m", commit=commit)
+    loop = asyncio.new_event_loop()
+    kept: list[object] = []
+
+    def start() -> None:
+        if how == "task":
+            kept.append(AppendTask(maildir, b"message").start())
+        else:
+            kept.append(loop.create_task(maildir.append(b"message")))
+            kept[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+            loop.call_soon(loop.stop)
+
+    loop.call_soon(start)
+    if how == "task":
+        loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert commit.statistics().pending == 1
+    loop.close()
+    assert commit.statistics().pending == 0
+    asyncio.run(asyncio.wait_for(maildir.aclose(), 30))
+    assert maildir.statistics().in_flight == 0
+    assert Look(maildir.path).messages() == []
+    del kept[:]
+    gc.collect()
+    assert commit.statistics().pending == 0
+    assert maildir.statistics().failed == 1
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_loop_that_is_closed_in_any_turn_of_a_failure(tmp_path: Path, cancelled: bool) -> None:
+    """Whoever awaits a task is thrown away with its loop: its failure is then nobody's, and is not complained of."""
+    said: list[dict[str, Any]] = []
+    for turns in range(8):
+        gate = Gate()
+        disk = FaultDisk(Fault("write", errno.EIO, gate=gate))
+        maildir = Maildir(tmp_path / str(turns), disk=disk, commit=GroupCommit())
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda _, context: said.append(context))
+
+        async def wait(maildir: Maildir = maildir) -> None:
+            await AppendTask(maildir, b"message")
+
+        task = loop.create_task(wait())
+        loop.run_until_complete(gate.reached())
+        if cancelled:
+            task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+        gate.open()
+        assert maildir.commit.wait_idle(30)
+        for _ in range(turns):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        if task.done() and not task.cancelled():
+            task.exception()
+        loop.close()
+        del task, loop, wait
+        gc.collect()
+    assert said == []
+
+
+def test_a_fan_out_is_thrown_away_with_its_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fan-out whose loop is closed waits for nothing and complains of nothing; the message is whole or absent."""
+    said: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda args: said.append(repr(args.exc_value)))
+    gate = Gate()
+    disk, commit = FaultDisk(Fault("write", gate=gate)), GroupCommit()
+    maildirs = [Maildir(tmp_path / name, disk=disk, commit=commit) for name in "ab"]
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(deliver(b"message", maildirs))
+    loop.run_until_complete(gate.reached())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    del task, loop
+    gc.collect()
+    gate.open()
+    assert commit.wait_idle(30)
+    gc.collect()
+    assert said == []
+    assert commit.statistics().pending == 0
+    for maildir in maildirs:
+        assert Look(maildir.path).messages() in ([], [b"message"])
+        Look(maildir.path).assert_tmp_empty()

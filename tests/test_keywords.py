@@ -563,3 +563,30 @@ def test_a_fault_while_subscribing_leaves_no_lock(tmp_path: Path) -> None:
         if fault.seen < at:
             break
     assert at > 8
+
+
+class _CachingDisk(FaultDisk):
+    """A client of NFS or GlusterFS: what a path was found to be it says again for a time; open(2) asks the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[str, os.stat_result] = {}
+
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        if path in self._found:
+            return self._found[str(path)]
+        found = super().stat(path, directory)
+        if isinstance(path, str) and path.endswith("dovecot-keywords"):
+            self._found[path] = found
+        return found
+
+
+def test_with_the_lock_no_cache_is_believed(tmp_path: Path) -> None:
+    """What another machine has just added is seen by whoever has the lock, though its own stat is a second old."""
+    (tmp_path / "dovecot-keywords").write_bytes(b"0 old\n")
+    elsewhere = _keywords(tmp_path)
+    here = Keywords(Directories(str(tmp_path), disk=_CachingDisk(), create=False), 0o600)
+    assert here.letters(["old"]) == "a"
+    assert elsewhere.letters(["theirs"]) == "b"
+    assert here.letters(["ours"]) == "c"
+    assert parse_keywords((tmp_path / "dovecot-keywords").read_bytes()) == {0: "old", 1: "theirs", 2: "ours"}

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from look import Look, descriptors, until
-from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError
+from maildir_async import AppendError, Delivered, Durability, GroupCommit, Maildir, UncertainAppendError, deliver
 from maildir_async.commit.batch import SYNC
 from maildir_async.commit.entry import Entry, Plan
 from maildir_async.commit.mailbox import Mailbox
@@ -350,3 +351,28 @@ async def test_a_directory_stays_open_for_a_thread_that_hangs(tmp_path: Path, fl
     assert sorted(Look(maildir.path).messages()) == [b"first", b"second"]
     assert commit.wait_idle(PATIENCE_S)
     assert descriptors(tmp_path) == set()
+
+
+async def test_what_is_left_behind_twice_is_told_when_its_directory_is_synced(tmp_path: Path) -> None:
+    """A message that hung is finished alone; where a directory's sync hangs then, it alone is not told of yet."""
+    writing, syncing, disk, commit = Gate(), Gate(), FaultDisk(), impatient()
+    a, b, other = (Maildir(tmp_path / name, disk=disk, commit=commit) for name in ("a", "b", "other"))
+    for maildir in (a, b, other):
+        await maildir.append(b"first")
+    disk.faults += [Fault("write", gate=writing), Fault("sync", gate=syncing, path=f"{a.path}/new")]
+    sent = asyncio.ensure_future(deliver(b"for both", [a, b]))
+    await writing.reached()
+    await other.append(b"meanwhile")  # the round goes on, without what hangs
+    writing.open()
+    await syncing.reached()
+    deadline = time.monotonic() + PATIENCE_S
+    while b.statistics().delivered < 2:  # that directory is synced, and what could be told has been
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+    assert (a.statistics().delivered, a.statistics().in_flight) == (1, 1)
+    assert not sent.done()
+    syncing.open()
+    assert all(outcome.delivered is not None for outcome in await sent)
+    assert [(maildir.statistics().delivered, maildir.statistics().in_flight) for maildir in (a, b)] == [(2, 0)] * 2
+    assert commit.statistics().pending == 0
+    assert commit.wait_idle(PATIENCE_S)

@@ -344,7 +344,7 @@ async def test_the_first_message_makes_a_maildir_whole(
     (tmp_path / "box").mkdir()
     for name in SUBDIRECTORIES.keys() - {missing}:
         (tmp_path / "box" / name).mkdir()
-    with pytest.raises(NotAMaildirError, match=f"{missing}/ is missing"):
+    with pytest.raises(NotAMaildirError, match=f"it has no {missing}/"):
         await Maildir(tmp_path / "box", create=False).append(MAIL, flags=flags, durability=durability)
     assert tree(tmp_path / "box") == dict.fromkeys(SUBDIRECTORIES.keys() - {missing})
     await Maildir(tmp_path / "box").append(MAIL, flags=flags, durability=durability)

@@ -628,3 +628,22 @@ async def test_dovecot_agrees(tmp_path: Path) -> None:
     assert told(maildir).messages == 511
     with pytest.raises(QuotaExceededError):
         await maildir.append(b"x" * 2**20)
+
+
+async def test_a_message_that_hangs_while_the_maildir_is_counted(tmp_path: Path) -> None:
+    """One that hung, about to be published, while this process counted, and was not seen then, is counted too."""
+    gate, commit = Gate(), GroupCommit()
+    commit.queue.patience_s = commit._watch._interval_s = 0.02
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk, commit=commit)
+    await maildir.append(MESSAGE)
+    disk.faults.append(Fault("rename_noreplace", gate=gate))
+    hanging = asyncio.ensure_future(maildir.append(MESSAGE))
+    await gate.reached()
+    (tmp_path / "m" / "maildirsize").unlink(missing_ok=True)
+    await maildir.append(MESSAGE)  # which has it counted
+    gate.open()
+    await hanging
+    await maildir.append(MESSAGE)
+    held = told(maildir)
+    assert (held.bytes, held.messages) == there(tmp_path / "m")

@@ -41,8 +41,9 @@ class Bench:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.handed_over: list[list[Any]] = []
+        self.taken_back: list[Any] = []
         self.now = 0.0  # which is the time for as long as nobody takes any
-        self.turns = Turns(self.handed_over.append, clock=lambda: self.now)
+        self.turns = Turns(self.handed_over.append, self.taken_back.append, clock=lambda: self.now)
         self.told = [0]
         self.tasks: list[asyncio.Task[None]] = []
         self.counter = asyncio.create_task(self._count())
@@ -176,7 +177,7 @@ async def test_one_that_is_interrupted_costs_no_other_its_answer(place: int, cou
 def test_a_loop_that_is_closed_in_the_middle_is_not_kept() -> None:
     """Nor does anything stay of it that another loop, at the same address, could be taken for."""
     handed_over: list[list[Any]] = []
-    turns_of_all = Turns(handed_over.append)
+    turns_of_all = Turns(handed_over.append, print)
 
     def tell_and_close() -> "weakref.ref[asyncio.AbstractEventLoop]":
         loop = asyncio.new_event_loop()

@@ -101,6 +101,8 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("ours", "maildir_async", adapter="ours:Ours"),
+        Peer("ours-folders", "maildir_async, into folders of one maildir", adapter="ours:Folders"),
+        Peer("ours-quota", "maildir_async, with a quota", adapter="ours:WithQuota"),
         Peer("ours-syncfs", "maildir_async, syncfs=True", "file system + directory", "ours:Syncfs"),
         Peer("ours-helper", "maildir_async, helper_process=True", adapter="ours:Helper"),
         Peer("floor", "C, at most 64 a batch, 32 syncs side by side", command=floor_command()),

@@ -1,11 +1,14 @@
 """The library that all this is about."""
 
+import asyncio
+import os
+import shutil
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from benchmarks.peers.kinds import NotHereError
 from benchmarks.workload import Workload
-from maildir_async import Durability, GroupCommit, Maildir
+from maildir_async import Durability, GroupCommit, Maildir, Quota
 
 
 class Ours:
@@ -51,3 +54,32 @@ class Helper(Ours):
     """With the work done in another process."""
 
     options: ClassVar[dict[str, Any]] = {"helper_process": True}
+
+
+class Folders(Ours):
+    """Into folders of one maildir. In the place of each maildir is a link to one."""
+
+    def __init__(self, paths: Sequence[str], workload: Workload) -> None:
+        super().__init__([os.path.dirname(paths[0])], workload)
+        self._paths = paths
+        self._folders = [os.path.basename(path) for path in paths]
+
+    async def start(self) -> None:
+        """Make the folders, as the maildirs have been made."""
+        for path, folder in zip(self._paths, self._folders, strict=True):
+            await self._maildirs[0].create_folder(folder)
+            await asyncio.to_thread(shutil.rmtree, path)
+            await asyncio.to_thread(os.symlink, f".{folder}", path)
+
+    async def deliver(self, maildir: int, message: bytes) -> None:
+        """Deliver one message."""
+        await self._maildirs[0].append(message, folder=self._folders[maildir])
+
+
+class WithQuota(Ours):
+    """Into maildirs with a quota, which is not reached."""
+
+    def __init__(self, paths: Sequence[str], workload: Workload) -> None:
+        super().__init__(paths, workload)
+        quota, durability = Quota(bytes=10**15, messages=10**12), Durability(workload.durability)
+        self._maildirs = [Maildir(path, durability=durability, quota=quota) for path in paths]

@@ -6,13 +6,14 @@ may heal. 74 (EX_IOERR) is never used, though disks have I/O errors: Postfix ret
 """
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Any
 
-from maildir_async.errors import MaildirError, QuotaExceededError
+from maildir_async.errors import MaildirError, NotAMaildirError, QuotaExceededError
 
-__all__ = ["exit_code", "failed", "write_line"]
+__all__ = ["exit_code", "failed", "told", "write_line"]
 
 
 def exit_code(exc: MaildirError) -> int:
@@ -24,6 +25,13 @@ def exit_code(exc: MaildirError) -> int:
     if isinstance(exc, QuotaExceededError):
         return os.EX_NOPERM  # as Courier's deliverquota does
     return os.EX_CANTCREAT if exc.stage == "create" else os.EX_DATAERR
+
+
+def told(exc: MaildirError) -> str:
+    """Return what *exc* says, and where there is no maildir, what to do."""
+    if isinstance(exc, NotAMaildirError) and exc.errno == errno.ENOENT:
+        return f"{exc} (look at the path; deliver and import make a maildir, unless they have --no-create)"
+    return str(exc)
 
 
 def failed(code: int, text: str) -> int:

@@ -8,12 +8,13 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from maildir_async.command.info import add_encoding
-from maildir_async.command.parser import Commands, add_command
+from maildir_async.command.parser import Commands, add_command, hours
 from maildir_async.command.working import run_stoppable, told, write_line
 from maildir_async.format.options import check_age
 
@@ -25,6 +26,9 @@ __all__ = ["add_parser"]
 
 #: The exit code for problems that are there in the end. Of those in sysexits.h none says that.
 PROBLEMS: Final = 1
+
+#: Notes of one kind that are shown. Arbitrary: enough to see what they have in common.
+NOTES: Final = 5
 
 _DESCRIPTION = """\
 Tell what is wrong with a maildir: sizes in names, flags, two messages with one key, what is no message, owners and
@@ -58,13 +62,14 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("maildir", metavar="MAILDIR", help="the directory that has tmp, new and cur")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("-v", "--verbose", action="store_true", help=f"show all notes, not the first {NOTES} of a kind")
     parser.add_argument("--repair", action="store_true", help="put right what can be; mail is never removed")
     parser.add_argument("--quick", action="store_true", help="do not read the messages: look at names and sizes only")
     parser.add_argument(
         "--older-than",
         metavar="HOURS",
-        type=float,
-        default=36.0,
+        type=hours,
+        default=timedelta(hours=36),
         help="age of what counts as left in tmp/; 36 by default, and less is safe only where nobody delivers",
     )
     add_encoding(parser)
@@ -79,10 +84,10 @@ def _check(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
         repair=options.repair,
         is_quick=options.quick,
         encoding=options.folder_encoding,
-        tmp_age_s=check_age(timedelta(hours=options.older_than)),
+        tmp_age_s=check_age(options.older_than),
     )
     directories = Maildir(options.maildir, create=False).mailbox.directories
-    printer = _Json(directories.path) if options.json else _Text()
+    printer = _Json(directories.path) if options.json else _Text(shows_all=options.verbose)
     return run_stoppable(lambda is_wanted: _run(directories, wanted, printer, is_wanted))
 
 
@@ -95,9 +100,20 @@ def _run(directories: "Directories", options: "CheckOptions", printer: "_Text", 
 
 
 class _Text:
-    """Prints each problem as it is found: a line for it, and one for what becomes of it."""
+    """Prints each problem as it is found: a line for it, and one for what becomes of it.
+
+    Of notes of one kind only the first `NOTES` are shown, unless all are asked for; of the others, how many.
+    """
+
+    def __init__(self, *, shows_all: bool) -> None:
+        self._shows_all = shows_all
+        self._notes = Counter[str]()
 
     def tell(self, problem: "Problem") -> None:
+        if problem.level != "problem" and not self._shows_all:
+            self._notes[problem.kind] += 1
+            if self._notes[problem.kind] > NOTES:
+                return
         what = problem.kind if problem.level == "problem" else f"{problem.kind} (note)"
         self._print(f"{what}: {problem.path}: {problem.text}")
         if problem.outcome is not None:
@@ -106,6 +122,9 @@ class _Text:
             self._print(f"  --repair would {problem.remedy}")
 
     def end(self, report: "CheckReport") -> None:
+        for kind, number in self._notes.items():
+            if number > NOTES:
+                self._print(f"{kind} (note): and {number - NOTES} more; --verbose lists all")
         packed = f", {report.compressed} of them compressed or encrypted" if report.compressed else ""
         repaired = f", {report.repaired} of them repaired" if report.repaired else ""
         self._print(
@@ -121,6 +140,7 @@ class _Json(_Text):
     """Prints one object, a line for each problem, as they are found: there may be a million."""
 
     def __init__(self, path: str) -> None:
+        super().__init__(shows_all=True)
         self._path = path
         self._is_first = True
 

@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
-from maildir_async.command.answers import exit_code, failed, write_line
-from maildir_async.command.parser import Commands, add_command
+from maildir_async.command.answers import exit_code, failed, told, write_line
+from maildir_async.command.parser import Commands, add_command, hours
 from maildir_async.errors import MaildirError
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.upkeep import CLEAN_AGE
@@ -40,16 +40,12 @@ def add_parser(commands: Commands) -> None:
             """,
     )
     parser.add_argument("maildir", metavar="MAILDIR", help="the directory that has tmp, new and cur")
-    default = CLEAN_AGE / timedelta(hours=1)
     text = "remove what has not been changed for so long; 36 by default, which no delivery takes"
-    parser.add_argument("--older-than", metavar="HOURS", type=float, default=default, help=text)
+    parser.add_argument("--older-than", metavar="HOURS", type=hours, default=CLEAN_AGE, help=text)
 
 
 def _clean(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
-    age = timedelta(hours=options.older_than)
-    if age < timedelta():
-        raise ValueError(f"--older-than must not be negative: {options.older_than}")
-    return _clean_tmp(Maildir(options.maildir), age)
+    return _clean_tmp(Maildir(options.maildir), options.older_than)
 
 
 async def _clean_tmp(maildir: Maildir, age: timedelta) -> int:
@@ -57,5 +53,5 @@ async def _clean_tmp(maildir: Maildir, age: timedelta) -> int:
         for path in await maildir.clean_tmp(age):
             write_line(sys.stdout, path)
     except MaildirError as exc:
-        return failed(exit_code(exc), str(exc))
+        return failed(exit_code(exc), told(exc))
     return os.EX_OK

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from maildir_async.command.answers import exit_code, failed
+from maildir_async.command.answers import exit_code, failed, told
 from maildir_async.command.outcomes import Outcome, Outcomes
 from maildir_async.command.parser import Commands, add_command, moment, size
 from maildir_async.command.progress import progress_of
@@ -171,7 +171,7 @@ async def _deliver_one(maildir: Maildir, name: str, source: Any, asked: MessageO
                 delivered = task.future.result()  # the signal came too late, and the sender should know
     except (MaildirError, OSError) as exc:
         if isinstance(exc, MaildirError) and not (exc.stage == "receive" and isinstance(exc.__cause__, OSError)):
-            return Outcome(exit_code(exc), [f"{name}: {exc}"])
+            return Outcome(exit_code(exc), [f"{name}: {told(exc)}"])
         # Whoever pipes a message to us has it still, and is not to throw it away because we could not read it.
         return Outcome(os.EX_TEMPFAIL if name == STDIN else os.EX_NOINPUT, [f"{name} cannot be read: {_why(exc)}"])
     except Exception as exc:  # a defect, which must cost nobody his mail: Python's own exit code 1 would

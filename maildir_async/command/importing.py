@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from maildir_async.command.answers import write_line
+from maildir_async.command.answers import told, write_line
 from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
@@ -75,7 +75,7 @@ def _import(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
 
 
 async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
-    whole, code = ImportReport(dry_run=options.dry_run), os.EX_OK
+    whole, code, unread = ImportReport(dry_run=options.dry_run), os.EX_OK, 0
     for source in options.sources:
         try:
             with _bar(source, is_wanted=options.progress) as on_progress:
@@ -90,22 +90,24 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
                 )
         except OSError as exc:
             _say(f"{source} cannot be read: {exc.strerror}")
-            code = max(code, os.EX_NOINPUT)
+            code, unread = max(code, os.EX_NOINPUT), unread + 1
         except ValueError as exc:
             _say(str(exc))
-            code = max(code, os.EX_NOINPUT)
+            code, unread = max(code, os.EX_NOINPUT), unread + 1
         except MaildirError as exc:
-            _say(f"{source}: {exc}")
+            _say(f"{source}: {told(exc)}")
             return os.EX_TEMPFAIL
         else:
             for problem in report.problems:
                 _say(str(problem))
             if more := report.problem_count - len(report.problems):
                 _say(f"{source}: and {more} more of the like")
+            if not (report.imported or report.already_there or report.problem_count):
+                _say(f"{source}: there is no mail in it")
             whole += report
             if report.failed:
                 code = max(code, os.EX_TEMPFAIL if report.refused else os.EX_DATAERR)
-    _say(str(whole))
+    _say(f"{whole}; {unread} of {len(options.sources)} sources not read at all" if unread else str(whole))
     return code
 
 

@@ -6,23 +6,54 @@ module is named in `maildir_async.command.main.SUBCOMMANDS`, and imported when i
 
 import argparse
 import os
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
 from textwrap import dedent, fill
 from textwrap import indent as indent_by
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from maildir_async.format.given import meant
 from maildir_async.format.sizes import size_of
 
-__all__ = ["Command", "Commands", "Parser", "add_command", "moment", "size"]
+__all__ = ["Command", "Commands", "Parser", "add_command", "hours", "moment", "size"]
 
 #: What does a subcommand's work: takes the options, and returns the exit code, or a coroutine that does, which a signal
 #: cancels. ValueError and OverflowError are mistakes of the command line: exit code 64. OSError is 75.
 Command = Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
 
+#: The most hours that an age may have: a thousand years. What is far above them is no time any more.
+HOURS_MOST: Final = 24 * 365 * 1000
+
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and exit with 64 (EX_USAGE)."""
+    """A parser whose errors are one line, say what may have been meant, and exit with 64 (EX_USAGE)."""
+
+    def parse_known_args(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Return the options. What a subcommand does not know is its own error: the command's knows no options.
+
+        FILEs that come behind an option are FILEs too: argparse gives a ``*`` all or nothing of what is before it.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        if not rest:
+            return found, rest
+        if strange := [word for word in rest if word.startswith("-") and word != "-"]:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            word = strange[0].partition("=")[0]
+            self.error(f"there is no option {word}{meant(word, known)}")
+        several = next((action.dest for action in self._actions if action.nargs == "*"), None)
+        if several is None:
+            self.error(f"too many arguments: {' '.join(rest)}")
+        setattr(found, several, [*(getattr(found, several, None) or []), *rest])
+        return found, []
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise ArgumentError for what is none of the choices; 3.14 says what may be meant, those before do not."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(each) for each in action.choices]
+            text = f"one of {', '.join(choices)} is wanted, not {value!r}{meant(str(value), choices)}"
+            raise argparse.ArgumentError(action, text)
 
     def error(self, message: str) -> NoReturn:
         """Exit, and say why."""
@@ -88,3 +119,14 @@ def moment(text: str) -> datetime:
             return datetime.fromtimestamp(float(text), UTC)
         except (ValueError, OverflowError, OSError):
             raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2024-05-01T12:00+02:00") from None
+
+
+def hours(text: str) -> timedelta:
+    """Return an age, given in hours."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= HOURS_MOST:  # nor is it NaN
+        raise argparse.ArgumentTypeError(f"a number of hours, such as 36 or 0.5, is wanted, not {text!r}")
+    return timedelta(hours=number)

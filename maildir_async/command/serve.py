@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> None:
                 maildir-async serve --lmtp unix:/run/maildir-async/lmtp \\
                     --layout '/var/mail/{domain}/{user}/Maildir' --users users
               all that is sent to a port of one's own, to look at it:
-                maildir-async serve --smtp 127.0.0.1:2525 --layout 'mail/{user}' --create
+                maildir-async serve --smtp 127.0.0.1:2525 --layout "$PWD/{user}" --create
               see whether a configuration is right, and serve by it:
                 maildir-async serve --config serve.toml --check-config
                 maildir-async serve --config serve.toml

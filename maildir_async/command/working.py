@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Final
 
+from maildir_async.command.answers import told as what_to_do
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError
 
@@ -66,9 +67,10 @@ def _exit_code(exc: MaildirError | OSError) -> int:
 
 def _failed(exc: MaildirError | OSError) -> int:
     """Say on standard error what has failed, and return the exit code."""
-    text = (
-        str(exc) if isinstance(exc, MaildirError) else f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
-    )
+    if isinstance(exc, MaildirError):
+        text = what_to_do(exc)
+    else:
+        text = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
     write_line(sys.stderr, f"maildir-async: {told(text)}")
     return _exit_code(exc)
 

@@ -225,8 +225,9 @@ class Allowance:
     def _record(self, shared: Shared, came: Mapping[tuple[int, int], tuple[int, int]]) -> None:
         """Add a line to the file, if there is one: whoever finds none counts.
 
-        What was there when this process counted is in its file. Whether it is in one that others have counted nobody
-        knows (Dovecot does not see what comes in the second of its count), so that file goes, and is counted anew.
+        Where there has been a count since a message was about to be published nobody knows whether it is in: others may
+        have counted (Dovecot does not see what comes in the second of its count), and where this process has, the
+        message may have hung before it could be seen. So that file goes, and is counted anew.
         """
         disk, root, before = self._directories.disk, self._root or "", shared.version
         size, number, is_doubtful = 0, 0, False
@@ -239,9 +240,8 @@ class Allowance:
         except OSError as exc:
             failure = exc
         for (inode, counts), (size_then, number_then) in came.items():
-            if now is not None and now[1] == shared.own and counts != shared.counts:
-                continue
-            is_doubtful = is_doubtful or (now is not None and now[1] != inode)
+            is_own = now is not None and now[1] == shared.own
+            is_doubtful = is_doubtful or (now is not None and (counts != shared.counts if is_own else now[1] != inode))
             size += size_then
             number += number_then
         if not number:

@@ -64,16 +64,15 @@ class Alone:
         """Take an item that was left behind at *step* through the steps that remain, and settle its entries."""
         if isinstance(item, Entry):
             round_ = Round.of_one(item, self._keeper, step)
-            entries = round_.entries
             try:
                 round_.drive()
             except BaseException as exc:
-                for entry in entries:
+                for entry in round_.entries:
                     entry.give_up(exc)
                 round_.close()
-                self._keeper.settle(entries)
                 raise
-            self._keeper.settle(entries)
+            finally:
+                self._keeper.settle(round_.entries)  # as they are now: this round may have left some behind as well
             return
         if isinstance(item, Record):
             self._keeper.settle(item.entries)

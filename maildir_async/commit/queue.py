@@ -23,6 +23,7 @@ from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.streams import Watch
 from maildir_async.commit.turns import Turns
+from maildir_async.disk.streamfile import StreamFile
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import AppendError
@@ -78,7 +79,7 @@ class Queue:
         self._lock = threading.RLock()
         self._waiting: dict[Entry, None] = {}  # in order; one that is withdrawn leaves it at once
         self._postponed: list[Entry] = []  # taken, and left for the next round
-        self.turns = Turns(self._hand_over)
+        self.turns = Turns(self._hand_over, self._take_back)
         self._round: Round | None = None
         self.leading = False
         self.batches = 0
@@ -91,14 +92,37 @@ class Queue:
     # On the loop.
 
     def withdraw(self, entry: Entry) -> bool:
-        """Take *entry* back if no round has begun with it; return whether that is so."""
+        """Take *entry* back, and its place, if no round has begun with it; return whether that is so."""
         with self._lock:
-            if entry.state == QUEUED:
+            is_first = entry.state == QUEUED
+            if is_first:
                 for member in entry.family:
                     member.state = WITHDRAWN
                 entry.chunks = b""
                 self._waiting.pop(entry, None)
-            return entry.state == WITHDRAWN
+            is_back = entry.state == WITHDRAWN
+        if is_first and entry.generation == self._admission.generation:  # or it is the parent's of this process
+            if entry.cost >= 0:
+                self._admission.give_back(1, entry.cost)
+            elif entry.place is not None:
+                entry.place.release()
+            for member in entry.family:
+                member.mailbox.withdrawn()
+        return is_back
+
+    def _take_back(self, entry: Entry) -> None:
+        """Take back *entry*, whose loop was closed in the turn in which it submitted it. In any thread."""
+        if entry.file is not None and entry.generation == self._admission.generation:
+            with contextlib.suppress(RuntimeError):  # no thread to be had: whoever began the file may remove it yet
+                self.committers.run(partial(self._discard, entry, entry.file))
+                return
+        self.withdraw(entry)
+
+    def _discard(self, entry: Entry, file: StreamFile) -> None:
+        try:
+            file.discard()
+        finally:
+            self.withdraw(entry)
 
     def _hand_over(self, entries: list[Entry]) -> None:
         self._donation.watch(entries[0].loop)

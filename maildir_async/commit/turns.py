@@ -30,14 +30,20 @@ class Turns:
 
     Args:
         hand_over: given all that one loop has submitted.
+        take_back: given what a loop had submitted in the turn in which it was closed. In any thread.
         clock: seconds that have passed.
 
     """
 
     def __init__(
-        self, hand_over: Callable[[list[Entry]], object], *, clock: Callable[[], float] = time.monotonic
+        self,
+        hand_over: Callable[[list[Entry]], object],
+        take_back: Callable[[Entry], object],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hand_over = hand_over
+        self._take_back = take_back
         self._clock = clock
         self._turns: dict[int, weakref.ref[_Turn]] = {}
 
@@ -68,7 +74,7 @@ class Turns:
         return turn is not None and (turn.is_telling or bool(turn.settled) or bool(turn.submitted))
 
     def _begin(self, loop: AbstractEventLoop) -> "_Turn":
-        turn = _Turn(loop)
+        turn = _Turn(loop, self._take_back)
         key = id(loop)
 
         def forget(reference: "weakref.ref[_Turn]", turns: "dict[int, weakref.ref[_Turn]]" = self._turns) -> None:
@@ -106,11 +112,18 @@ class Turns:
 class _Turn:
     """What one loop has submitted, and is to be told. Pending callbacks alone keep it: nothing here keeps a loop."""
 
-    __slots__ = ("__weakref__", "begun_at", "is_telling", "loop", "settled", "submitted", "told_at")
+    __slots__ = ("__weakref__", "begun_at", "is_telling", "loop", "settled", "submitted", "take_back", "told_at")
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop, take_back: Callable[[Entry], object]) -> None:
         self.loop = loop
+        self.take_back = take_back
         self.submitted: list[Entry] = []
         self.settled: deque[Entry] = deque()
         self.is_telling = False
         self.begun_at = self.told_at = 0.0
+
+    def __del__(self) -> None:
+        # The loop was closed, and its callbacks are gone. The coroutines of what it had submitted may never be: anyio
+        # keeps those that are in a scope of its own.
+        for entry in self.submitted:
+            self.take_back(entry)

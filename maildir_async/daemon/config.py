@@ -70,11 +70,15 @@ def read_config(path: str) -> Config:
         said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(_with_line(path, text, str(exc))) from None
+    except ValueError as exc:  # of int(): it takes no number of more than 4,300 digits
+        raise ConfigError(f"{path}, line 1: {exc}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}, line 1: too many arrays within one another") from None
     tables = _lines(text)
     listeners = said.pop(LISTENER, [])
     top = Source(said, path, tables[0][1])
     if not isinstance(listeners, list) or not all(isinstance(each, dict) for each in cast("list[object]", listeners)):
-        raise top.mistake(LISTENER, f"a table [[{LISTENER}]] for each is wanted")
+        raise top.mistake(LISTENER, f"a table [[{LISTENER}]], in two pairs of brackets, is wanted for each")
     # A listener that is written in another way than as a table of its own has no line of its own either.
     places = [(number, lines) for name, lines, number in tables[1:] if name == LISTENER]
     sources: list[Source] = []
@@ -100,8 +104,20 @@ def _with_line(path: str, text: str, message: str) -> str:
     """Return what tomllib says, with the line in front."""
     found = re.search(r" \(at line (\d+), column \d+\)$", message)
     if found is not None:
-        return f"{path}, line {found[1]}: {message[: found.start()]}"
+        return f"{path}, line {found[1]}: {_explained(text, int(found[1]), message[: found.start()])}"
     return f"{path}, line {text.count(chr(10)) + 1}: {message.removesuffix(' (at end of document)')}"
+
+
+def _explained(text: str, number: int, message: str) -> str:
+    """Return what tomllib says of a line, with its key, and with what to write where that is known."""
+    key = text.splitlines()[number - 1].partition("=")[0].strip()
+    if message == "Cannot overwrite a value":
+        before = [lines for _, lines, begins in _lines(text) if begins <= number][-1].get(key.strip("\"'"))
+        first = f", first in line {before}" if before is not None and before != number else ""
+        return f"{key}: it is said twice{first}; leave one of them out"
+    if message == "Invalid value":
+        return f"{key}: what stands there is no value of TOML; a text stands in quotes, a switch is true or false"
+    return message
 
 
 def _lines(text: str) -> list[tuple[str, dict[str, int], int]]:
@@ -111,9 +127,11 @@ def _lines(text: str) -> list[tuple[str, dict[str, int], int]]:
     messages that is good enough.
     """
     tables: list[tuple[str, dict[str, int], int]] = [("", {}, 1)]
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if (header := _HEADER.match(line)) is not None:
-            tables.append((header[1].strip("\"'"), {}, number))
+            name = header[1].strip("\"'")
+            tables[0][1].setdefault(name.partition(".")[0], number)
+            tables.append((name, {}, number))
         elif "=" in line:
             key = line.partition("=")[0].strip().strip("\"'")
             tables[-1][1].setdefault(key, number)

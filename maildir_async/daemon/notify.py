@@ -15,7 +15,11 @@ WATCHDOG = "WATCHDOG=1"
 def watchdog_s() -> float | None:
     """Return the seconds within which systemd wants to hear `WATCHDOG`; None if it does not: sd_watchdog_enabled(3)."""
     time_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
-    if not (time_us.isascii() and time_us.isdecimal()) or not int(time_us) or pid not in ("", str(os.getpid())):
+    if (
+        not (time_us.isascii() and time_us.isdecimal() and len(time_us) < 19)
+        or not int(time_us)
+        or pid not in ("", str(os.getpid()))
+    ):
         return None
     return int(time_us) / 1e6
 

@@ -9,6 +9,7 @@ from maildir_async.daemon.config import Config, ConfigError, Source, placed, rea
 from maildir_async.daemon.flags import BY_NAME, OPTIONS, Option, add_options, items_of
 from maildir_async.daemon.settings import ListenerSettings, Settings
 from maildir_async.daemon.sockets import parse_listening
+from maildir_async.format.given import meant
 
 __all__ = ["BY_NAME", "OPTIONS", "Option", "add_options", "settings_of"]
 
@@ -45,7 +46,8 @@ def _values(sources: Sequence[Source]) -> dict[str, Any]:
         for name, given in source.said.items():
             option = BY_NAME.get(name)
             if option is None or (option.only_flag and source.path is not None):
-                raise source.mistake(name, "there is no such option")
+                known = [each.name for each in OPTIONS if not each.only_flag]
+                raise source.mistake(name, f"there is no such option{meant(name, known)}")
             try:
                 value = option.value_of(given)
             except ValueError as exc:
@@ -70,7 +72,8 @@ def _listeners(addresses: Sequence[str], flags: Source, top: Source, config: Con
         address = said.pop("address", None)
         own = source.without("address")
         if strange := sorted(name for name in said if not (name in BY_NAME and BY_NAME[name].of_listener)):
-            raise source.mistake(strange[0], "a listener has no such option")
+            known = ["address", *(each.name for each in OPTIONS if each.of_listener)]
+            raise source.mistake(strange[0], f"a listener has no such option{meant(strange[0], known)}")
         if not isinstance(address, str):
             raise source.mistake("address", f"an address is wanted, not {address!r}")
         found.append(_listener(address, [flags, own, top], source))

@@ -131,6 +131,12 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"an IPv6 address stands in brackets, as in [::1]:24: {text!r}")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"neither unix:PATH nor HOST:PORT: {text!r}")
+    try:
+        if "\0" in host:
+            raise ValueError(f"not the name of a host: {host!r}")
+        host.encode("idna")  # as getaddrinfo does, for which a label that is empty or too long is no name
+    except UnicodeError:
+        raise ValueError(f"not the name of a host: {host!r}") from None
     return TcpAddress(host, int(port))
 
 
@@ -270,7 +276,7 @@ def passed(environment: MutableMapping[str, str]) -> list[Listener]:
     """
     pid, count = (environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS"))
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
         return []
     listeners: list[Listener] = []
     for index in range(int(count)):

@@ -110,9 +110,7 @@ class Directories:
         if self.create:
             return self.make()
         if missing := self.missing():
-            raise NotAMaildirError(
-                f"{self.path} is not a maildir: {missing[0]}/ is missing", errno=errno.ENOENT, stage="create"
-            )
+            raise self.incomplete(missing)
         return []
 
     def make(self) -> list[str]:
@@ -249,6 +247,18 @@ class Directories:
             errno=errno.ENOTDIR,
             stage="create",
         )
+
+    def incomplete(self, missing: Sequence[str] = ()) -> NotAMaildirError:
+        """Return the error for a maildir that is not there, or of which *missing*, at least, is not."""
+        try:
+            self.disk.stat(f"{self.path}/.")
+        except FileNotFoundError:
+            reason = "it does not exist"
+        except OSError as exc:
+            reason = f"it cannot be looked at: {exc.strerror}"
+        else:
+            reason = f"it has no {', '.join(f'{name}/' for name in missing or SUBDIRECTORIES)}"
+        return NotAMaildirError(f"{self.path} is not a maildir: {reason}", errno=errno.ENOENT, stage="create")
 
     def missing(self) -> list[str]:
         """Return which of the three subdirectories are not there."""

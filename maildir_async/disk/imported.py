@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import weakref
 from collections.abc import Generator, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from maildir_async.disk.calls import Disk
 from maildir_async.errors import MaildirError
@@ -34,6 +34,10 @@ ASKED_MOST: Final = 500
 NEW_MOST: Final = 4096
 
 _VERSION: Final = 1
+
+_DAMAGED: Final = "it is damaged; without it all is imported anew"
+
+T = TypeVar("T", int, str)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS imported
@@ -118,13 +122,13 @@ class Imported:
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute("BEGIN IMMEDIATE")
             rows = connection.execute("SELECT DISTINCT tag FROM runs WHERE unfinished").fetchall()
-            return [tag for (tag,) in rows]
+            return [self._as(str, tag) for (tag,) in rows]
 
     def numbers(self, tag: str) -> set[int]:
         """Return which names of a process are known: recorded, or found as those of orphans."""
         query = "SELECT number FROM published WHERE tag = ? UNION SELECT number FROM orphans WHERE tag = ?"
         with self._told():
-            return {number for (number,) in self._open().execute(query, (tag, tag))}
+            return {self._as(int, number) for (number,) in self._open().execute(query, (tag, tag))}
 
     def begin(self, tag: str, orphans: Iterable[Orphan]) -> None:
         """Begin a run, whose messages this process, of that *tag*, publishes. That is durable when this returns.
@@ -176,6 +180,7 @@ class Imported:
             marks = ",".join("?" * len(some))
             query = f"SELECT ident, copies, seen, run FROM imported WHERE ident IN ({marks})"
             for ident, copies, seen, run in connection.execute(query, some):
+                copies, seen = self._as(int, copies), self._as(int, seen)
                 found[ident] = (copies, seen if run == self._run else 0)
         return found
 
@@ -257,16 +262,25 @@ class Imported:
             raise MaildirError(f"{self._path} is no regular file", stage="create")
         return _connected(self._path)
 
+    def _as(self, kind: type[T], value: object) -> T:
+        """Return what a column has; MaildirError if a disk has made another type of it, or no number of anything."""
+        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < 2**53):
+            raise MaildirError(f"{self._path}: {_DAMAGED}", stage="create")
+        return value
+
     @contextlib.contextmanager
     def _told(self) -> Generator[None, None, None]:
         try:
             yield
-        except sqlite3.Error as exc:
-            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        except (sqlite3.Error, UnicodeDecodeError) as exc:
+            # What SQLite says of a damaged schema has a part of it, which may be no text.
+            code = sqlite3.SQLITE_CORRUPT
+            if isinstance(exc, sqlite3.Error):
+                code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 reason = "another import into this maildir is under way"
             elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                reason = "it is damaged; without it all is imported anew"
+                reason = _DAMAGED
             else:
                 reason = str(exc)
             raise MaildirError(f"{self._path}: {reason}", stage="create") from exc

@@ -199,7 +199,8 @@ class Keywords:
 
     def _add_locked(self, keywords: Sequence[str], lock: Dotlock) -> dict[bytes, int]:
         self._directories.check_inside()  # with the lock, which is lost if the folder becomes a link from now on
-        known = self._current()
+        # A stat may be answered from a cache here (NFS, and FUSE as GlusterFS has it): only open(2) asks the server.
+        known = self._read()
         names, indices = dict(known.names), dict(known.indices)
         free = [index for index in range(MOST) if index not in names]
         missing = {key(name): name for name in keywords if key(name) not in indices}

@@ -1,6 +1,5 @@
 """What lies in a maildir: its messages, its folders, and what ``tmp/`` has too much. Everything here blocks."""
 
-import errno
 import os
 import stat
 import time
@@ -8,7 +7,6 @@ from collections.abc import Callable
 
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.directories import Directories
-from maildir_async.errors import NotAMaildirError
 
 __all__ = ["arrival", "clean_tmp", "folders", "is_folder", "messages"]
 
@@ -67,9 +65,7 @@ def folders(directories: Directories) -> list[str]:
     except FileNotFoundError:
         if directories.create:
             return []
-        raise NotAMaildirError(
-            f"{directories.path} is not a maildir: it is not there", errno=errno.ENOENT, stage="create"
-        ) from None
+        raise directories.incomplete() from None
     except NotADirectoryError as exc:
         raise directories.not_a_maildir(directories.path, exc) from None
     return [
@@ -96,9 +92,7 @@ def _listdir(directories: Directories, name: str) -> list[str]:
     try:
         return directories.disk.listdir(directories.subdirectory(name))
     except FileNotFoundError:
-        raise NotAMaildirError(
-            f"{directories.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create"
-        ) from None
+        raise directories.incomplete([name]) from None
     except NotADirectoryError as exc:
         raise directories.not_a_maildir(directories.subdirectory(name), exc) from None
 

@@ -16,7 +16,9 @@ from maildir_async.disk.directories import MARKER, Directories
 from maildir_async.disk.listing import folders
 from maildir_async.disk.rights import files_rights, give
 from maildir_async.errors import NotAMaildirError
+from maildir_async.format.names import key_of
 from maildir_async.format.quota import LARGEST, Held, Limits, format_held, parse_held, parse_limits
+from maildir_async.format.read_names import letters_of, said_size
 
 __all__ = [
     "FILE",
@@ -208,9 +210,8 @@ def _replace(directories: Directories, root: str, data: bytes, name: str, mode: 
 
 def _size_of(disk: Disk, path: str, message: str) -> int:
     """Return the size of a message: the last ``,S=`` before any ``:``, as Courier takes it, or what its file has."""
-    digits = message.partition(":")[0].rpartition(",S=")[2].partition(",")[0]
-    if ",S=" in message and digits.isdecimal() and digits.isascii() and len(digits) < 19:
-        return int(digits)
+    if (said := said_size(key_of(message))) is not None:
+        return said
     found = disk.stat(f"{path}/{message}")
     if not stat.S_ISREG(found.st_mode):
         raise FileNotFoundError(errno.ENOENT, "no message", message)
@@ -218,8 +219,7 @@ def _size_of(disk: Disk, path: str, message: str) -> int:
 
 
 def _is_trashed(message: str) -> bool:
-    _, _, info = message.partition(":2,")
-    return "T" in info.partition(",")[0]
+    return "T" in letters_of(message)
 
 
 def _changed(disk: Disk, path: str, was: int) -> bool:

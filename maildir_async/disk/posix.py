@@ -34,8 +34,8 @@ if sys.platform == "darwin":
 __all__ = ["PosixDisk", "syncfs_tells_errors"]
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TMPFILE: Final[int | None] = getattr(os, "O_TMPFILE", None)  # Linux has it
 # O_NONBLOCK: a FIFO in the file's place holds nobody up.
-_UNNAMED: Final = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC if sys.platform == "linux" else None
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -71,10 +71,10 @@ class PosixDisk:
         return os.open(path, _CREATE, mode, dir_fd=directory)
 
     def create_unnamed(self, path: str, mode: int) -> int:
-        if _UNNAMED is None:
+        if _TMPFILE is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
         if os.geteuid() or is_roots(path):
-            return os.open(path, _UNNAMED, mode)
+            return os.open(path, os.O_RDWR | _TMPFILE | os.O_CLOEXEC, mode)
         with enter(path) as where:
             return create_unnamed_as(where.owner, mode, where.fd)
 

@@ -190,7 +190,6 @@ def _probe_rename(abilities: Abilities, disk: Disk, names: tuple[str, str], fd: 
 
 def _type_of(disk: Disk, device: int) -> str | None:
     """Return the type of the file system with that number, as proc(5) has it."""
-    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     data = b""
     with contextlib.suppress(OSError):  # there is none, on another system or in a sandbox
         fd = disk.open_file(f"/proc/{os.getpid()}/mountinfo")
@@ -199,9 +198,14 @@ def _type_of(disk: Disk, device: int) -> str | None:
                 data += piece
         finally:
             disk.close(fd)
-    for line in data.splitlines():
+    return _type_in(data, f"{os.major(device)}:{os.minor(device)}".encode())
+
+
+def _type_in(mountinfo: bytes, device: bytes) -> str | None:
+    """Return the type of the file system with that *device* number; a last line may be cut off."""
+    for line in mountinfo.split(b"\n"):
         before, _, after = line.partition(b" - ")
-        fields = before.split()
-        if len(fields) > 2 and fields[2] == wanted:
-            return after.split()[0].decode(errors="replace")
+        fields, kinds = before.split(), after.split()
+        if len(fields) > 2 and fields[2] == device and kinds:
+            return kinds[0].decode(errors="replace")
     return None

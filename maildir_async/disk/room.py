@@ -4,7 +4,6 @@ import errno
 import os
 
 from maildir_async.disk.directories import SUBDIRECTORIES, Directories
-from maildir_async.errors import NotAMaildirError
 
 __all__ = ["check_room"]
 
@@ -31,8 +30,7 @@ def check_room(box: Directories, size: int) -> None:
 def _check_making(box: Directories) -> None:
     """Raise what making the maildir, or what is missing of it, can be seen to fail with."""
     if not box.create:
-        name = next(iter(box.missing()), "")
-        raise NotAMaildirError(f"{box.path} is not a maildir: {name}/ is missing", errno=errno.ENOENT, stage="create")
+        raise box.incomplete(box.missing())
     box.base.check(box.disk)
     existing = box.path
     while not box.is_directory(existing):

@@ -110,7 +110,8 @@ class Seen:
         now, found = self._clock(), dict[bytes, str]()
         for each in ids:
             row = connection.execute(
-                "SELECT path FROM seen WHERE id = ? AND at > ? AND at < ?",
+                # Where a disk has damaged one, it may be of any type.
+                "SELECT path FROM seen WHERE id = ? AND at > ? AND at < ? AND typeof(path) = 'blob'",
                 (each, now - self._keep_s, now + self._keep_s),
             ).fetchone()
             if row is not None:
@@ -145,7 +146,7 @@ class Seen:
         """Return what *work* does, and, if the database was corrupt and had to be set aside, that."""
         try:
             return work(self._open()), None
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:
             self.close()
             if not _is_broken(exc):
                 raise
@@ -218,7 +219,7 @@ class Seen:
                 with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_S)) as connection:
                     if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
                         return None
-            except sqlite3.DatabaseError as exc:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:
                 if not _is_broken(exc):
                     raise
             aside = f"{self._path}.corrupt-{int(self._clock())}"
@@ -230,9 +231,12 @@ class Seen:
             self.locks.unlock(ASIDE)
 
 
-def _is_broken(exc: sqlite3.DatabaseError) -> bool:
-    """Whether *exc* says that the file is no database, or a damaged one."""
-    return _code(exc) in _BROKEN
+def _is_broken(exc: sqlite3.DatabaseError | UnicodeDecodeError) -> bool:
+    """Whether *exc* says that the file is no database, or a damaged one.
+
+    What SQLite says of a damaged schema has a part of it, which may be no text: then it is that which Python says.
+    """
+    return isinstance(exc, UnicodeDecodeError) or _code(exc) in _BROKEN
 
 
 def _code(exc: sqlite3.DatabaseError) -> int | None:

@@ -119,6 +119,11 @@ class Crew(Executor):
                     # A job is counted before it is put, so this cannot overlook one.
                     if self._unfinished < self._threads:
                         self._threads -= 1
+                        if self._threads:
+                            # SimpleQueue.get() waits without end where another thread takes what has woken it just as
+                            # its time is over (seen in Python 3.11 and 3.12). Whoever leaves wakes one that may.
+                            self._unfinished += 1
+                            self._jobs.put(_look_again)
                         return
                 continue
             try:
@@ -128,6 +133,10 @@ class Crew(Executor):
             del job  # or an idle thread would keep the last message alive
             with self._lock:
                 self._unfinished -= 1
+
+
+def _look_again() -> None:
+    """Be a job, so that an idle thread looks whether it is time to end."""
 
 
 def _forget_threads() -> None:

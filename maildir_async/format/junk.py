@@ -9,7 +9,7 @@ __all__ = ["JunkHeader"]
 HEADER_MAX: Final = 64 * 2**10
 
 #: RFC 5322 §2.2.
-_FIELD: Final = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*(\S.*?)\s*")
+_FIELD: Final = re.compile(r"([!-9;-~]+)[ \t]*:[ \t]*(\S.*)")
 
 _HEADERS_END: Final = re.compile(rb"(?:\A|\n)\r?\n")
 

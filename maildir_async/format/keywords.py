@@ -6,7 +6,7 @@ from typing import Final
 
 from maildir_async.format.given import given
 
-__all__ = ["MOST", "check_keywords", "format_keywords", "key", "parse_keywords"]
+__all__ = ["LONGEST_LINE", "MOST", "check_keywords", "format_keywords", "key", "parse_keywords"]
 
 #: Keywords that a folder can have: one for each of the letters ``a`` to ``z``.
 MOST: Final = 26
@@ -18,7 +18,7 @@ _LONGEST: Final = 50
 _KEYWORD: Final = re.compile(r"[!#$&'+\-./0-9:;<=>?@A-Z\[^_`a-z|}~]+")
 
 #: Dovecot reads the file through a buffer of so many bytes, and stops at a line that it cannot hold.
-_LONGEST_LINE: Final = 1024
+LONGEST_LINE: Final = 1024
 
 
 def check_keywords(keywords: Iterable[str]) -> tuple[str, ...]:
@@ -61,11 +61,12 @@ def parse_keywords(data: bytes) -> dict[int, str]:
     """
     names, seen = dict[int, str](), set[bytes]()
     for line in data.split(b"\n")[:-1]:
-        if len(line) >= _LONGEST_LINE:
+        if len(line) >= LONGEST_LINE:
             break
-        number, _, name = line.removesuffix(b"\r").partition(b"\0")[0].partition(b" ")
+        # CRs before a NUL too: they are gone once the file has been written, by anyone, and read again.
+        number, _, name = line.removesuffix(b"\r").partition(b"\0")[0].rstrip(b"\r").partition(b" ")
         # "isdigit" of bytes is ASCII's. More digits than that are no index, whatever they are.
-        if not number.isdigit() or len(number) > _LONGEST_LINE or int(number) >= MOST:
+        if not number.isdigit() or len(number) > LONGEST_LINE or int(number) >= MOST:
             continue
         if not name or name.lower() in seen:
             continue

@@ -166,7 +166,7 @@ def limits_of(text: str) -> Limits | None:
         return None
     limits = {"S": 0, "C": 0}
     for piece in map(str.strip, text.split(",")):
-        found = _WRITTEN.fullmatch(piece.upper())
+        found = _WRITTEN.fullmatch(piece.upper()) if piece.isascii() else None  # a long s is an S in capitals
         try:
             number = size_of(piece) if found is None else int(found[1])
         except ValueError as exc:

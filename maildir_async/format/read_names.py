@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from maildir_async.format.names import FLAGS
 
-__all__ = ["Info", "info_of", "said_size", "said_sizes", "sizes_of", "with_sizes"]
+__all__ = ["Info", "info_of", "letters_of", "said_size", "said_sizes", "sizes_of", "with_sizes"]
 
 #: An attribute of a name. Whoever reads one takes the digits up to the next comma, or to the end (Dovecot's
 #: ``maildir_filename_get_size``).
@@ -50,6 +50,15 @@ def info_of(info: str) -> Info:
     others = "".join(letter for letter in letters if letter not in FLAGS and letter not in KEYWORD_LETTERS)
     right = f"2,{''.join(sorted(set(flags + keywords)))}{comma}{rest}"
     return Info(flags, keywords, others, right, right == info)
+
+
+def letters_of(name: str) -> str:
+    """Return the letters of a whole name, flags and keywords, as they stand there: `Info` says which are which.
+
+    They follow the first colon, as Dovecot reads a name (``maildir_filename_flags_get``): a later one is none.
+    """
+    info = name.partition(":")[2]
+    return info[2:].partition(",")[0] if info.startswith("2,") else ""
 
 
 def said_size(key: str) -> int | None:

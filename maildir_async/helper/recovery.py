@@ -18,6 +18,7 @@ from maildir_async.commit.target import Target
 from maildir_async.errors import AppendError, MaildirError
 from maildir_async.format.delivered import Durability
 from maildir_async.format.names import key_of
+from maildir_async.format.read_names import said_sizes
 from maildir_async.helper.in_flight import InFlight, Stream, gone_error
 
 __all__ = ["give_up", "recover"]
@@ -122,12 +123,19 @@ def _listed(mailbox: Mailbox, place: str) -> list[str]:
         return []
 
 
+def _sizes_in(path: str) -> tuple[int, int] | None:
+    """Return both sizes that the name of a message says; a directory's, which may be called anything, says none."""
+    said = said_sizes(key_of(os.path.basename(path)))
+    size, wire_size = (said.get(letter, [None])[-1] for letter in "SW")
+    return None if size is None or wire_size is None else (size, wire_size)
+
+
 def _finish(entry: Entry, path: str) -> None:
     """Take a message that is published through what the helper may not have done any more."""
     directories = entry.mailbox.directories
-    sizes = re.search(r",S=(\d+),W=(\d+)", path)
+    sizes = _sizes_in(path)
     if sizes is not None:
-        entry.size, entry.wire_size = map(int, sizes.groups())
+        entry.size, entry.wire_size = sizes
     else:  # a reader has dropped them
         entry.size = entry.wire_size = directories.disk.stat(path).st_size
     entry.chunks = b""

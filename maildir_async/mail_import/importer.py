@@ -314,4 +314,7 @@ class _Import:
         except OSError as exc:
             if exc.filename is not None and exc.filename == self._source:
                 raise
-            raise append_error(exc, path=self._target.path, stage="create") from exc
+            above = os.path.dirname(self._journal)
+            # The journal's own directory: where that is the maildir, it has been seen to be there.
+            path = above if isinstance(exc, FileNotFoundError) else self._target.path
+            raise append_error(exc, path=path, stage="create") from exc

@@ -15,6 +15,7 @@ from maildir_async.disk.reading import Unchanged
 from maildir_async.format.folders import folder_of
 from maildir_async.format.keywords import check_keywords, parse_keywords
 from maildir_async.format.names import FLAGS
+from maildir_async.format.read_names import letters_of
 
 __all__ = ["Place", "folder_part", "is_keyword", "places"]
 
@@ -161,7 +162,7 @@ class _Walk:
             return
         for name in names:
             flags, keywords, unknown = "", list[str](), ""
-            for letter in name.partition(":2,")[2].partition(",")[0]:
+            for letter in letters_of(name):
                 if letter in FLAGS:
                     flags += letter
                 elif letter in letters and is_keyword(letters[letter]):

@@ -10,6 +10,10 @@ __all__ = ["MailFile"]
 
 _GZIP: Final = b"\x1f\x8b\x08"
 
+#: Compressed bytes that zlib is given at a time. What it does not take it copies: a file of ten thousand compressed
+#: nothings after one another would be copied ten thousand times.
+_SLICE: Final = 1 << 14
+
 
 class MailFile:
     """What mail is read from.
@@ -26,6 +30,7 @@ class MailFile:
         self._first = self._begin(file.read)
         self._is_plain = not self._first.startswith(_GZIP)
         if not self._is_plain:
+            self._failure: OSError | None = None
             self._compressed = iter(self._decompressed(self._first))
             self._first = self._begin(self._next)
 
@@ -70,32 +75,47 @@ class MailFile:
             yield piece
 
     def _next(self, _: int) -> bytes:
-        return next(self._compressed, b"")
+        """Return the next bytes: a chunk or more, however little each piece of the file comes to."""
+        if self._failure is not None:
+            raise self._failure
+        pieces, size = list[bytes](), 0
+        try:
+            while size < CHUNK and (piece := next(self._compressed, b"")):
+                pieces.append(piece)
+                size += len(piece)
+        except OSError as exc:
+            if not pieces:
+                raise
+            self._failure = exc  # what came before it is not lost
+        return b"".join(pieces)
 
     def _decompressed(self, data: bytes) -> Iterator[bytes]:
         import zlib  # here, since few programs import mail, and little of it is compressed
 
-        at = len(data)  # in the file, behind `data`
+        at = start = 0  # in the file, of `data`; and in there, of what has not been taken yet
         made: Any = zlib.decompressobj(31)
-        while data:
+        while start < len(data):
+            part = data[start : start + _SLICE]
             try:
-                piece = made.decompress(data, CHUNK)
+                piece = made.decompress(part, CHUNK)
             except zlib.error as exc:
-                self._odd(at - len(data), f"the compressed data are damaged, and what follows cannot be read: {exc}")
+                self._odd(at + start, f"the compressed data are damaged, and what follows cannot be read: {exc}")
                 return
             if piece:
                 yield piece
-            data = made.unused_data if made.eof else made.unconsumed_tail
-            if not data:
-                data = self._file.read(CHUNK)
-                at += len(data)
+            start += len(part) - len(made.unused_data if made.eof else made.unconsumed_tail)
+            if start == len(data):
+                at += start
+                data, start = self._file.read(CHUNK), 0
             if made.eof:
-                if not data.startswith(_GZIP[: len(data)]):
-                    if data.strip(b"\0"):
-                        self._odd(at - len(data), "what follows the compressed data is not compressed, and is not read")
+                # The last bytes of a chunk may be the beginning of what goes on in the next.
+                if not data.startswith(_GZIP[: len(data) - start], start):
+                    if data[start:].strip(b"\0"):
+                        self._odd(at + start, "what follows the compressed data is not compressed, and is not read")
                     return
-                if data:
+                if start < len(data):
                     made = zlib.decompressobj(31)
+        at += start
         if not made.eof:
             if piece := made.flush():
                 yield piece

@@ -3,7 +3,6 @@
 Others go on reading and delivering. A message that they move while this looks is no problem; it may be left out.
 """
 
-import errno
 import os
 import stat
 import time
@@ -54,11 +53,12 @@ class Check:
         root = self._root
         try:
             self._uid = root.disk.stat(f"{root.path}/.").st_uid
+        except FileNotFoundError:
+            raise root.incomplete() from None
         except NotADirectoryError as exc:
             raise root.not_a_maildir(root.path, exc) from None
         if not any(map(self._is_there, map(root.subdirectory, SUBDIRECTORIES))):
-            text = f"{root.path} is not a maildir: it has no tmp/, new/ and cur/"
-            raise NotAMaildirError(text, errno=errno.ENOENT, stage="create")
+            raise root.incomplete()
         for folder, box in self._boxes():
             self._settling.report.folders += 1
             self._check_folder(folder, box)

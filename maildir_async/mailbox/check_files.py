@@ -12,7 +12,7 @@ from maildir_async.disk.keywords import Keywords
 from maildir_async.disk.maildirsize import FILE, Found, Tallied, count, read, tally
 from maildir_async.errors import MaildirError
 from maildir_async.format.folders import folder_of
-from maildir_async.format.keywords import parse_keywords
+from maildir_async.format.keywords import LONGEST_LINE, parse_keywords
 from maildir_async.format.problems import CheckOptions, Problem
 from maildir_async.format.quota import LARGEST, Quota
 from maildir_async.format.read_names import KEYWORD_LETTERS
@@ -57,7 +57,7 @@ def check_keywords_file(
     if len(data) >= _LONGEST:
         settling.leave(Problem("keywords", folder, path, "it is too large for a file of keywords"))
     elif len(lines) != len(names):
-        broken = _broken(lines, data)
+        broken = _broken(data)
         text = f"{len(lines) - len(names)} of its {len(lines)} lines are of no use: {broken}"
 
         def rewrite() -> str:
@@ -72,17 +72,22 @@ def check_keywords_file(
             settling.settle(Problem("keywords", folder, path, text, level="note"))
 
 
-def _broken(lines: list[bytes], data: bytes) -> str:
+def _broken(data: bytes) -> str:
     """Return the first lines that a reader skips, for a person to read."""
     broken: list[str] = []
-    before = b""
-    for line in lines:
+    before = b""  # lines that are read: 26 at most
+    *lines, unfinished = data.split(b"\n")
+    for line in filter(None, lines):
         following = before + line + b"\n"
-        is_last = line == lines[-1] and not data.endswith(b"\n")
-        if is_last or len(parse_keywords(following)) == len(parse_keywords(before)):
+        is_read = len(parse_keywords(following)) > len(parse_keywords(before))
+        if not is_read:
             broken.append(repr(line[:60])[1:])
-            continue
-        before = following
+            if len(broken) > 5:  # no more are told, and a hostile file has a hundred thousand
+                break
+        if is_read or len(line) >= LONGEST_LINE:  # behind such a one nothing is read
+            before = following
+    if unfinished:
+        broken.append(repr(unfinished[:60])[1:])
     return ", ".join([*broken[:5], *(["…"] if len(broken) > 5 else [])])
 
 

@@ -114,7 +114,8 @@ class FanOut:
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         self.abort()
-        await self._until_over()
+        if exc_type is not GeneratorExit:  # or it is thrown away, with its loop
+            await self._until_over()
 
     async def open(self, cost: int = 2 * CHUNK_SIZE) -> None:
         """Wait for a place among the pending deliveries. `send` and `finish` do so if nobody has.

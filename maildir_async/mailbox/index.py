@@ -9,6 +9,7 @@ from typing import Final, overload
 
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.names import key_of
+from maildir_async.format.read_names import letters_of
 
 __all__ = ["Existing", "Index"]
 
@@ -75,8 +76,7 @@ class Index(Sequence[Delivered | Existing]):
 
 def _existing(path: str) -> Existing:
     name = os.path.basename(path)
-    info = name.partition(":")[2]
-    return Existing(path, key_of(name), info[2:] if info.startswith("2,") else "")
+    return Existing(path, key_of(name), letters_of(name))
 
 
 def _renew_locks() -> None:

@@ -1,7 +1,6 @@
 """What is in a maildir, told and not judged: what ``maildir-async info`` shows. Everything here blocks."""
 
 import contextlib
-import errno
 import stat
 import time
 from collections import Counter
@@ -207,9 +206,7 @@ def _check_is_one(directories: Directories) -> None:
     disk = directories.disk
     disk.close(disk.open_directory(directories.path))
     if directories.missing() == list(SUBDIRECTORIES):
-        raise NotAMaildirError(
-            f"{directories.path} is not a maildir: it has no tmp/, new/ and cur/", errno=errno.ENOENT
-        )
+        raise directories.incomplete()
 
 
 def _inspect_folder(report: FolderReport, box: Directories, is_wanted: Callable[[], None]) -> bool:

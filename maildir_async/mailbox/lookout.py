@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import stat
 import sys
 import time
@@ -15,6 +14,7 @@ from maildir_async.disk.directories import Directories
 from maildir_async.disk.listing import arrival
 from maildir_async.disk.shared import is_shared
 from maildir_async.format.names import key_of
+from maildir_async.format.read_names import letters_of, said_size
 from maildir_async.mailbox.inotify import Notices, open_notices
 
 __all__ = ["Lookout", "WatchedMessage"]
@@ -30,8 +30,6 @@ SOME: Final = 256
 LISTED_AGAIN_S: Final = 60.0
 
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; Python has no name for it
-
-_SIZE: Final = re.compile(r",S=(\d{1,18})(?=[,:]|$)")
 
 #: There is no such directory now: there may be again. ESTALE: another NFS client has removed it.
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
@@ -251,16 +249,13 @@ class Lookout:
 
     def _message(self, path: str, key: str) -> WatchedMessage | None:
         name = os.path.basename(path)
-        if (said := _SIZE.search(name)) is not None:
-            size = int(said[1])
-        else:
+        size = said_size(key)
+        if size is None:
             found = self._directories.disk.stat(path)
             if stat.S_ISDIR(found.st_mode):
                 return None
             size = found.st_size
-        info = name[len(key) :]
-        flags = info[3:].partition(",")[0] if info.startswith(":2,") else ""
-        return WatchedMessage(path, key, self._folder, "".join(sorted(set(flags))), size)
+        return WatchedMessage(path, key, self._folder, "".join(sorted(set(letters_of(name)))), size)
 
 
 def _key(path: str) -> str:

@@ -181,8 +181,11 @@ class SharedFile:
                 delivered = await task
             except MaildirError as exc:
                 error = exc
-            finally:
-                await _until_links_over(task)
+            except BaseException as exc:
+                if not isinstance(exc, GeneratorExit):  # or it is thrown away, with its loop
+                    await _until_links_over(task)
+                raise
+            await _until_links_over(task)
             left = self._conclude(task, delivered, error)
             self._task = None
             self._parts = [part for part, why in left if self._may_go_on(part, why, head is not None)]

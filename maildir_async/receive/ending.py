@@ -67,6 +67,7 @@ class Ending(asyncio.Future[Delivered]):
             except asyncio.CancelledError as exc:
                 interrupted = exc
             except GeneratorExit:  # thrown away, with its loop
+                self.tell()
                 self.cancel()
                 raise
         if interrupted is None:
@@ -77,9 +78,9 @@ class Ending(asyncio.Future[Delivered]):
                 raise
         # Not in the except clause: a second cancellation must not have the first as its context, by which anyio
         # would take it for its own.
+        self.tell()  # before the wait, which may end with the loop
         self.cancel()
         await self.settled()
-        self.tell()
         self._note(interrupted)
         raise interrupted
 

@@ -24,6 +24,10 @@ LOCAL_MAX: Final = 64  # octets: RFC 5321 §4.5.3.1.1
 HOST_MAX: Final = 253  # octets without a dot at the end: RFC 1035 §2.3.4
 LABEL_MAX: Final = 63
 
+#: Characters of an address, which is nobody's if it has more: no path of SMTP has as many octets (`PATH_MAX` in
+#: ``paths.py``), and to bring ten thousand accents over one letter into order takes Unicode's normal form a second.
+ADDRESS_MAX: Final = 1024
+
 #: Names of hosts that are kept as they come out: most come again.
 KEPT: Final = 256
 
@@ -100,6 +104,8 @@ def parse_address(text: str, delimiters: str = "+") -> Address | None:
         delimiters: characters that separate user and detail (see `divided`); "" for none.
 
     """
+    if len(text) > ADDRESS_MAX:
+        return None
     local, at, domain = text.rpartition("@")
     name, delimiter, detail = divided(unquoted(local if at else text), delimiters)
     user = _folded(name)
@@ -123,6 +129,8 @@ def parse_key(text: str, delimiters: str = "+") -> Address | None:
     No path may be made of it: the local part may hold a slash, and blanks if it is quoted, and the domain may be an
     address literal. What is quoted is the same as what it stands for (RFC 5321 §4.1.2).
     """
+    if len(text) > ADDRESS_MAX:
+        return None
     local, at, domain = text.rpartition("@")
     if text.endswith("]"):
         local, at, rest = text.rpartition("@[")

@@ -176,6 +176,7 @@ def _parse_v2(header: bytes) -> Peer | None:
 
 def _check_crc(header: bytes, at: int) -> None:
     """Go through the TLVs from *at*; the one that has the sum of the header (§2.2.3) has to be right."""
+    has_sum = False
     while at < len(header):
         if at + 3 > len(header):
             raise ProxyHeaderError("half a TLV")
@@ -184,6 +185,9 @@ def _check_crc(header: bytes, at: int) -> None:
         if at + size > len(header):
             raise ProxyHeaderError("half a TLV")
         if kind == _CRC32C:
+            if has_sum:  # each one takes milliseconds, and there is room for hundreds
+                raise ProxyHeaderError("more than one checksum")
+            has_sum = True
             blank = header[:at] + bytes(size) + header[at + size :]
             if size != 4 or int.from_bytes(header[at : at + 4]) != _crc32c(blank):
                 raise ProxyHeaderError("the checksum is wrong")

@@ -21,8 +21,8 @@ complete maildir-async \
         'c/--tls-key=/f/' \
         'c/--pidfile=/f/' \
         'c/--config=/f/' \
-        'c/--/(accept-bare-lf allow-root busy-wait check-config config create detail-folder domains drain-timeout dry-run durability flags folder folder-encoding group help helper-process hostname ident implicit-tls inherit-mode journal json junk-header keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight mbox message-timeout metrics metrics-mode newline no-create no-delivered-to no-progress no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix probe proxy-protocol quick quota quota-permanent received-at recipient-delimiter repair require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users version workers)/' \
-        'c/-/(- h)/' \
+        'c/--/(accept-bare-lf allow-root busy-wait check-config config create detail-folder domains drain-timeout dry-run durability flags folder folder-encoding group help helper-process hostname ident implicit-tls inherit-mode journal json junk-header keyword layout line-length-limit lmtp log-level map max-connections max-connections-per-address max-errors max-in-flight mbox message-timeout metrics metrics-mode newline no-create no-delivered-to no-progress no-received no-return-path older-than original-to per-recipient-headers pidfile postmaster prefix probe proxy-protocol quick quota quota-permanent received-at recipient-delimiter repair require-mount require-tls resolver size-limit smtp socket-mode strip-from-line timeout tls-cert tls-key trusted-peers user users verbose version workers)/' \
+        'c/-/(- h v)/' \
         'n/--newline/(keep lf crlf)/' \
         'n/--durability/(full file none)/' \
         'n/--mbox/(auto mboxo mboxrd mboxcl2)/' \

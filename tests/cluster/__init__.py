@@ -1,6 +1,6 @@
 """One mailbox, several machines: writers on several mounts of a replicated GlusterFS volume whose bricks are killed.
 
-``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; two minutes, and ``--full`` seven.
+``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; one minute, and ``--full`` three.
 
 The model
 ---------
@@ -18,7 +18,9 @@ lock), one quota (one ``maildirsize`` for all) and fan-out to two maildirs. Each
 writer notes what was acknowledged on a disk of its own, after that.
 
 *The judgement* is made by a mount that has had no part in it, and on each brick by itself. An acknowledged message is
-there once, whole, in its folder, with its keywords. What was refused is not there. What was neither (its outcome was
+there once, whole, in its folder, with its keywords. What was refused is not there, but for what was refused by its
+rename while two bricks were away: the third may have renamed, nobody could look, and the heal may keep that; it is
+counted. What was neither (its outcome was
 uncertain) may be. No key is there twice, ``tmp/`` is empty, the count of ``maildirsize`` is that of the disk, ``heal
 info`` is clean, and the three bricks hold the same.
 

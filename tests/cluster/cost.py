@@ -10,7 +10,7 @@ from typing import Final
 from maildir_async import Maildir
 
 #: Seconds that each part goes on, at least.
-SECONDS: Final = 3.0
+SECONDS: Final = 1.0
 
 
 async def measure(directory: str) -> dict[str, float]:

@@ -1,16 +1,21 @@
 """BDAT: in any chunking, a message is the octets that were announced, be they what they may."""
 
-from .session import Keeper, chunked, converse
+from .cutting import chunked
+from .session import Keeper, converse
 
 __all__ = ["target"]
 
 ENVELOPE = b"EHLO me\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 
 
+#: So many parts before the last at most: a session has seconds for all of it.
+MOST = 200
+
+
 def target(data: bytes) -> None:
     """Send what follows the first ``|``, cut at each ``|``, as the parts of one message; the last one ends it."""
     lengths, octets = chunked(data)
-    parts = octets.split(b"|")
+    parts = octets.split(b"|", MOST)
     stream, sizes = ENVELOPE, [len(ENVELOPE), *lengths]
     for part in parts[:-1]:
         stream += b"BDAT %d\r\n" % len(part) + part

@@ -1,6 +1,7 @@
 """DATA: in any chunking, a message ends at its terminator and nowhere else, and what follows that are commands."""
 
-from .session import Keeper, chunked, converse
+from .cutting import chunked
+from .session import Keeper, converse
 
 __all__ = ["target"]
 

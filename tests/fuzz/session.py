@@ -1,12 +1,14 @@
 """A session that talks to a target instead of a socket."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from maildir_async.smtp import StreamingSMTP
 
-__all__ = ["Keeper", "Message", "Recorded", "chunked", "converse"]
+from .cutting import cut
+
+__all__ = ["Keeper", "Message", "Recorded", "converse"]
 
 
 class Transport(asyncio.Transport):
@@ -110,22 +112,6 @@ class Recorded(StreamingSMTP):
         return line
 
 
-def chunked(data: bytes) -> tuple[list[int], bytes]:
-    """Return the lengths of chunks, and the octets that come in them: what is before the first ``|``, and after it."""
-    lengths, _, octets = data.partition(b"|")
-    return list(lengths), octets
-
-
-def _chunks(stream: bytes, lengths: Iterable[int]) -> Iterator[bytes]:
-    at = 0
-    for length in lengths:
-        if at < len(stream) and length:
-            yield stream[at : at + length]
-            at += length
-    if at < len(stream):
-        yield stream[at:]
-
-
 def converse(handler: Keeper, stream: bytes, lengths: Iterable[int] = ()) -> tuple[bytes, list[bytes]]:
     """Have a session read *stream*, in chunks of *lengths*, to its end; return what it said, and the command lines."""
     return _runner.run(_converse(handler, stream, lengths))
@@ -138,7 +124,7 @@ async def _converse(handler: Keeper, stream: bytes, lengths: Iterable[int]) -> t
     )
     session.lines = []
     session.connection_made(transport)
-    for chunk in _chunks(stream, lengths):
+    for chunk in cut(stream, list(lengths)):
         session.data_received(chunk)
         for _ in range(3):  # turns, in which it may come to an end before there is more
             await asyncio.sleep(0)

@@ -140,14 +140,15 @@ def _run(job: Callable[[Tell], "object"], attach: "Callable[[int], subprocess.Po
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        ours.close()
-        _child(job, theirs)
+        _child(job, ours, theirs)
     theirs.close()
     strace = None
     ended = False
     found = Run()
     gone = os.pidfd_open(pid)
     try:
+        ours.settimeout(PATIENCE_S)
+        ours.recv(16)  # from here on it makes no call but its program's
         strace = attach(pid) if attach is not None else None
         began = time.monotonic()
         ours.send(b"go")
@@ -189,10 +190,12 @@ def _hear(ours: socket.socket, found: Run) -> None:
             found.told.append((name, path))
 
 
-def _child(job: Callable[[Tell], "object"], theirs: socket.socket) -> None:
+def _child(job: Callable[[Tell], "object"], ours: socket.socket, theirs: socket.socket) -> None:
     """Wait to be let go, run *job*, and end."""
     status = 1
     try:
+        ours.close()
+        theirs.send(b"ready")
         theirs.recv(16)
 
         def tell(name: str | None, path: str) -> None:
