@@ -6,7 +6,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -481,3 +481,28 @@ def test_nothing_is_imported_late(tmp_path: Path, how: str) -> None:
         script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n" + script
     ended = _run(script, tmp_path, how)
     assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+# Left for good, for want of a descriptor.
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream", "atomic"])
+async def test_a_file_is_removed_once_there_are_descriptors(tmp_path: Path, kind: str) -> None:
+    """As root the way to a user's file takes some: a failed message waits for them, and leaves nothing behind."""
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"x" * 600_000
+        raise ValueError("no more")
+
+    disk = FaultDisk(*(Fault("unlink", errno.EMFILE, nth=number) for number in (1, 2, 3)))
+    maildir = Maildir(tmp_path / "m", disk=disk)
+    if kind == "stream":
+        with pytest.raises(MaildirError, match="no more"):
+            await maildir.append(failing())
+    else:
+        disk.faults.append(Fault("rename_noreplace", errno.EIO, nth=2 if kind == "atomic" else 1))
+        with pytest.raises(MaildirError) as failure:
+            await (maildir.append_many([b"1", b"2"], atomic=True) if kind == "atomic" else maildir.append(b"1"))
+        assert not hasattr(failure.value, "__notes__")
+    assert contents(maildir.path) == {"cur": [], "new": [], "tmp": []}
+    assert sum(call.operation == "unlink" for call in disk.calls) >= 4

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final
 
 from maildir_async.commit.admission import Place
 from maildir_async.commit.mailbox import Mailbox
-from maildir_async.disk.calls import UNSUPPORTED
+from maildir_async.disk.calls import UNSUPPORTED, remove
 from maildir_async.disk.refusals import explain
 from maildir_async.disk.streamfile import StreamFile
 from maildir_async.errors import MaildirError, Stage, UncertainAppendError, append_error
@@ -220,7 +220,7 @@ class Entry:
         name, self.tmp_name = self.tmp_name, ""
         if name:
             try:
-                disk.unlink(f"{self.mailbox.directories.tmp}/{name}")
+                remove(disk, f"{self.mailbox.directories.tmp}/{name}")
             except FileNotFoundError:
                 pass
             except OSError as exc:

@@ -6,13 +6,14 @@ Everything here blocks and belongs in a worker thread. Pass another `Disk` to `M
 
 import errno
 import os
+import time
 from typing import BinaryIO, Final, Protocol
 
 from maildir_async.disk.syncs import Syncs
 from maildir_async.disk.threads import Crew
 from maildir_async.format.given import given
 
-__all__ = ["OUT_OF_DESCRIPTORS", "UNLINKABLE", "UNSUPPORTED", "Disk", "check_disk", "write_all"]
+__all__ = ["OUT_OF_DESCRIPTORS", "UNLINKABLE", "UNSUPPORTED", "Disk", "check_disk", "remove", "write_all"]
 
 #: A file system's ways of saying "not here" rather than "it went wrong".
 UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -22,6 +23,11 @@ UNLINKABLE: Final = UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EACCES, errn
 
 #: There are too many open files, in this process or in the system: closing some helps.
 OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+#: Seconds between two tries to remove a file where there are no descriptors, and how many there are.
+_REMOVE_AGAIN_S: Final = 0.02
+_REMOVE_TRIES: Final = 50
 
 
 class Disk(Protocol):
@@ -175,3 +181,21 @@ def write_all(disk: Disk, fd: int, data: bytes) -> None:
         if written <= 0:
             raise OSError(errno.EIO, "write made no progress")
         rest = memoryview(rest)[written:]
+
+
+def remove(disk: Disk, path: str) -> None:
+    """Unlink *path*. Where there are no descriptors, wait for some, for a second.
+
+    unlink(2) takes none, but as root the way to a user's file does, which is gone step by step (`as_root`). Others
+    give theirs back all the time, and a file that should be gone would lie there for good.
+    """
+    for _ in range(_REMOVE_TRIES):
+        try:
+            disk.unlink(path)
+        except OSError as exc:
+            if exc.errno not in OUT_OF_DESCRIPTORS:
+                raise
+            time.sleep(_REMOVE_AGAIN_S)
+        else:
+            return
+    disk.unlink(path)

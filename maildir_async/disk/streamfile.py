@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from maildir_async.disk.calls import Disk, write_all
+from maildir_async.disk.calls import Disk, remove, write_all
 from maildir_async.disk.directories import Directories
 from maildir_async.disk.refusals import explained
 from maildir_async.disk.rights import files_rights, give
@@ -191,7 +191,7 @@ class StreamFile:
                     disk.close(fd)
             if self.name:
                 try:
-                    disk.unlink(self.path)
+                    remove(disk, self.path)
                 except FileNotFoundError:
                     pass
                 except OSError as exc:

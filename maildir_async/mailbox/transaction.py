@@ -21,6 +21,7 @@ from maildir_async.commit.mailbox import Mailbox
 from maildir_async.commit.rounds import Round
 from maildir_async.commit.usage import Asking
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
+from maildir_async.disk.calls import remove
 from maildir_async.errors import AppendError, MaildirError, UncertainAppendError, closed_error
 from maildir_async.format.delivered import Delivered, Durability
 from maildir_async.format.options import MessageOptions
@@ -318,7 +319,7 @@ class Ledger(Mailbox):
     def _take_back(self, entry: Entry) -> bool:
         """Remove a message that has been published; return whether it has been, or note that not."""
         try:
-            self.directories.disk.unlink(entry.path)
+            remove(self.directories.disk, entry.path)
         except OSError as exc:
             why = "a reader has moved or removed it" if isinstance(exc, FileNotFoundError) else exc.strerror or str(exc)
             self._notes.append(f"{entry.path} could not be taken back: {why}")
