@@ -51,6 +51,9 @@ class Ahead:
         while True:
             if self.coming is None:
                 self._read_on()
+            elif self._ready and not self._is_waited_for and _has_come(self.coming):
+                await self._arrival(self.coming)  # or reading would rest until all that is ready has been taken
+                continue
             if self._ready:
                 taken = self._ready.popleft()
                 self._size -= taken[0].size
@@ -91,3 +94,8 @@ class Ahead:
         has_long = self._is_long or (bool(self._ready) and self._ready[-1][0].rest is not None)
         if not is_enough and not self._is_last and not has_long:
             self.coming = self._read()
+
+
+def _has_come(coming: "UncancellableFuture[Step]") -> bool:
+    """Return whether it has, and is no failure: that is raised when what was read before it has been taken."""
+    return coming.done() and not coming.cancelled() and coming.exception() is None
