@@ -152,9 +152,15 @@ class GroupCommit:
 
     # What deliveries need.
 
-    def request_place(self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object]) -> Place | None:
+    def request_place(
+        self,
+        cost: int,
+        loop: AbstractEventLoop,
+        on_granted: Callable[[], object],
+        on_lost: Callable[[], object] | None = None,
+    ) -> Place | None:
         """Return a place for a delivery of *cost* bytes in memory; None if it is full and this may not wait."""
-        return self.admission.request(cost, loop, on_granted, wait=self.waits)
+        return self.admission.request(cost, loop, on_granted, wait=self.waits, on_lost=on_lost)
 
     def submit(self, entry: Entry) -> None:
         """Queue *entry*, with all that is submitted in this turn of its loop (which must be the running one)."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maildir_async.commit.admission import Admission, Place
-from support import reproducible
+from support import reproducible, turns
 
 
 @pytest.fixture
@@ -164,6 +164,7 @@ def test_a_place_forgotten_is_released(loop: asyncio.AbstractEventLoop) -> None:
     del first
     gc.collect()
     assert second.granted
+    loop.run_until_complete(turns(2))  # in which it is told, and goes on
     del second
     gc.collect()
     assert (admission.pending, admission.pending_bytes) == (0, 0)

@@ -5,10 +5,11 @@ import errno
 import gc
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from look import Look, descriptors, until
@@ -25,7 +26,7 @@ from maildir_async import (
 from maildir_async.commit.rounds import Round
 from maildir_async.mailbox.index import Index
 from maildir_async.testing import CrashDisk, Fault, FaultDisk
-from support import Gate
+from support import PATIENCE_S, Gate
 
 CHUNK = 512 * 1024
 
@@ -304,6 +305,59 @@ def test_a_loop_that_is_closed_in_the_turn_of_a_submission(tmp_path: Path, how: 
     gc.collect()
     assert commit.statistics().pending == 0
     assert maildir.statistics().failed == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "turns"),
+    [
+        *(("append", turns) for turns in range(5)),
+        *((how, turns) for how in ("stream", "fan-out") for turns in range(3)),
+    ],
+)
+def test_a_loop_that_is_closed_while_a_place_is_waited_for(tmp_path: Path, how: str, turns: int) -> None:
+    """Before it is granted, or in any turn after: it is given back, and nobody waits for what will not come."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"message"
+
+    gate = Gate()
+    disk = FaultDisk(Fault("write", gate=gate))
+    commit = GroupCommit(max_pending=1)
+    maildir, other = (Maildir(tmp_path / name, disk=disk, commit=commit) for name in ("m", "other"))
+    loop, first = asyncio.new_event_loop(), asyncio.new_event_loop()
+    sent = first.create_task(other.append(b"first"))
+    first.run_until_complete(gate.reached())
+
+    async def in_a_scope() -> None:
+        with anyio.CancelScope():
+            if how == "fan-out":
+                await deliver(b"message", [maildir, other])
+            else:
+                await maildir.append(b"message" if how == "append" else chunks())
+
+    task = loop.create_task(in_a_scope())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    while not commit.statistics().waiting:
+        loop.run_until_complete(asyncio.sleep(0))
+    gate.open()
+    if turns:
+        first.run_until_complete(sent)
+        for _ in range(turns - 1):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+    is_done = task.done()
+    loop.close()
+    if not turns:
+        first.run_until_complete(sent)
+    first.run_until_complete(asyncio.wait_for(maildir.aclose(), PATIENCE_S))
+    first.run_until_complete(asyncio.wait_for(other.aclose(), PATIENCE_S))
+    assert commit.wait_idle(PATIENCE_S)
+    first.close()
+    assert (commit.statistics().pending, commit.statistics().waiting) == (0, 0)
+    assert (maildir.statistics().in_flight, other.statistics().in_flight) == (0, 0)
+    assert not is_done
+    assert Look(maildir.path).messages() in ([], [b"message"])
+    Look(maildir.path).assert_tmp_empty()
 
 
 @pytest.mark.parametrize("cancelled", [True, False])

@@ -15,52 +15,90 @@ class Place:
     Where several act for one message they `share` a place.
     """
 
-    __slots__ = ("_admission", "_generation", "_loop", "_on_granted", "_others", "cost", "granted")
+    __slots__ = ("_admission", "_generation", "_loop", "_on_granted", "_on_lost", "_others", "cost", "granted")
 
     def __init__(
-        self, admission: "Admission", cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object]
+        self,
+        admission: "Admission",
+        cost: int,
+        loop: AbstractEventLoop,
+        on_granted: Callable[[], object],
+        on_lost: Callable[[], object],
     ) -> None:
         self._admission: Admission | None = admission
         self._generation = admission.generation
         self._loop = loop
         self._on_granted = on_granted
+        self._on_lost = on_lost
         self._others: list[None] = []  # one for each share that is to be released before the last
         self.cost = cost
         self.granted = False
 
-    def tell(self) -> bool:
-        """Have the loop call back; return False if it is closed and nobody will ever use this place."""
-        try:
-            self._loop.call_soon_threadsafe(self._on_granted)
-        except RuntimeError:
-            return False
-        return True
+    def tell(self) -> None:
+        """Have the loop call back. If it is closed, now or before that, nobody will ever use this place: it is lost."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_Grant(self))
+
+    def call_back(self, then: Callable[[], object]) -> None:
+        """On the loop: tell whoever waits, and have *then* called once he has gone on."""
+        self._on_granted()
+        self._loop.call_soon(then)
+
+    def lose(self) -> None:
+        """Give it back, unless that has been done, for one whose loop was closed. In any thread."""
+        on_lost = self._on_lost
+        if self.release():
+            on_lost()
 
     def share(self) -> "Place":
         """Return one more hold on this place, which has been granted: it is given back with the last of them."""
         assert self._admission is not None
-        share = Place(self._admission, self.cost, self._loop, _nothing)
+        share = Place(self._admission, self.cost, self._loop, _nothing, _nothing)
         share.granted = True
         share._generation = self._generation
         share._others = self._others
         self._others.append(None)
         return share
 
-    def release(self) -> None:
-        """Give the place, or the wait for it, up. May be called from any thread, and more than once."""
+    def release(self) -> bool:
+        """Give the place, or the wait for it, up; return whether that had not been done. In any thread."""
         admission, self._admission = self._admission, None
-        self._on_granted = _nothing  # which refers to the delivery, which refers to this
+        self._on_granted = self._on_lost = _nothing  # which refer to the delivery, which refers to this
         if admission is None:
-            return
+            return False
         try:
             self._others.pop()  # by which alone it is decided who is the last, whatever other threads do
         except IndexError:
             if admission.generation == self._generation:
                 admission.release(self)
+        return True
 
     def __del__(self) -> None:
         # A loop that vanished with a delivery not yet handed over releases it in no other way.
         self.release()
+
+
+class _Grant:
+    """A callback of a loop: a place has been granted. Thrown away with its loop, it tells that the place is lost.
+
+    Nothing else would: anyio keeps a coroutine that is in a scope of its own when its loop is closed.
+    """
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: Place) -> None:
+        self._place: Place | None = place
+
+    def __call__(self) -> None:
+        if self._place is not None:
+            self._place.call_back(self._taken)
+
+    def _taken(self) -> None:
+        self._place = None
+
+    def __del__(self) -> None:
+        if self._place is not None:
+            self._place.lose()
 
 
 def _nothing() -> None:
@@ -119,10 +157,19 @@ class Admission:
             _tell(granted)
 
     def request(
-        self, cost: int, loop: AbstractEventLoop, on_granted: Callable[[], object], *, wait: bool
+        self,
+        cost: int,
+        loop: AbstractEventLoop,
+        on_granted: Callable[[], object],
+        *,
+        wait: bool,
+        on_lost: Callable[[], object] | None = None,
     ) -> Place | None:
-        """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full."""
-        place = Place(self, cost, loop, on_granted)
+        """Return a place: granted, or (if *wait*) one whose *on_granted* the loop will call. None: full.
+
+        *on_lost* is called, in any thread, where a place that was waited for is given back since the loop was closed.
+        """
+        place = Place(self, cost, loop, on_granted, on_lost or _nothing)
         with self._lock:
             if not self._waiting and self._fits(cost):
                 self._grant(place)
@@ -175,5 +222,4 @@ class Admission:
 
 def _tell(granted: list[Place]) -> None:
     for place in granted:
-        if not place.tell():
-            place.release()
+        place.tell()

@@ -145,7 +145,7 @@ class FanOut:
 
     async def _request_place(self, commit: GroupCommit, cost: int) -> None:
         loop = asyncio.get_running_loop()
-        place = commit.request_place(cost, loop, self._wake)
+        place = commit.request_place(cost, loop, self._wake, self._lost)
         if place is None:
             for part in self._parts:
                 if part.maildir.commit is commit:
@@ -156,6 +156,11 @@ class FanOut:
         while not (place.granted or self._over):  # it may be another place's grant that wakes this
             self._waiting = loop.create_future()
             await self._waiting
+
+    def _lost(self) -> None:
+        """Give back all places: the loop was closed while one was waited for. In any thread."""
+        for place in list((self._places or {}).values()):
+            place.release()
 
     async def send(self, data: BytesLike) -> None:
         """Take a chunk, and wait while the disk is behind. What fails is told by `finish`, and the rest is ignored.

@@ -91,16 +91,15 @@ async def _until_settled(entry: Entry) -> None:
 async def _place(commit: GroupCommit, mailbox: Mailbox, size: int, loop: asyncio.AbstractEventLoop) -> Place:
     """Wait for a place among the pending deliveries; `BusyError` if there is none, and nobody is to wait."""
     granted: asyncio.Future[None] = loop.create_future()
-    place = commit.request_place(size, loop, partial(_resolve, granted))
+    place = commit.request_place(size, loop, partial(_resolve, granted), mailbox.withdrawn)
     try:
         if place is None:
             raise busy_error()
         if not place.granted:
             await granted
     except BaseException:
-        if place is not None:
-            place.release()
-        mailbox.withdrawn()
+        if place is None or place.release():
+            mailbox.withdrawn()
         raise
     return place
 

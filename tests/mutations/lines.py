@@ -209,7 +209,7 @@ MUTATIONS: Final = (
     Mutation(
         "stream-discarded",
         "disk/streamfile.py",
-        "                    disk.unlink(self.path)\n",
+        "                    remove(disk, self.path)\n",
         "                    pass\n",
         "an aborted stream leaves nothing in tmp/",
         "tests/test_streamfile.py::test_collision_in_tmp",
@@ -393,7 +393,7 @@ MUTATIONS: Final = (
     Mutation(
         "transaction-taken-back",
         "mailbox/transaction.py",
-        "            self.directories.disk.unlink(entry.path)\n",
+        "            remove(self.directories.disk, entry.path)\n",
         "            pass\n",
         "a transaction that fails takes back what it has published",
         "tests/test_transaction.py::test_a_fault_at_every_call",
