@@ -84,6 +84,20 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def traced(session: nox.Session) -> None:
+    """Kills and errors at system calls, and disks that fail, as root. ``-- --full`` is the long form."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.traced", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Lines of the library that are broken one at a time, each to be caught by its test. ``-- --every 8`` is short."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.mutations", *session.posargs)
+
+
+@nox.session
 def storms(session: nox.Session) -> None:
     """Deliveries under everything that can happen at once. ``-- --full`` is the long form."""
     session.install("-e", ".[test]")

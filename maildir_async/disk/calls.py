@@ -27,7 +27,7 @@ OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 #: Seconds between two tries to remove a file where there are no descriptors, and how many there are.
 _REMOVE_AGAIN_S: Final = 0.02
-_REMOVE_TRIES: Final = 50
+_REMOVE_TRIES: Final = 500
 
 
 class Disk(Protocol):
@@ -184,7 +184,7 @@ def write_all(disk: Disk, fd: int, data: bytes) -> None:
 
 
 def remove(disk: Disk, path: str) -> None:
-    """Unlink *path*. Where there are no descriptors, wait for some, for a second.
+    """Unlink *path*. Where there are no descriptors, wait for some, for ten seconds.
 
     unlink(2) takes none, but as root the way to a user's file does, which is gone step by step (`as_root`). Others
     give theirs back all the time, and a file that should be gone would lie there for good.
