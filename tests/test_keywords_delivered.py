@@ -248,6 +248,8 @@ def test_power_cut_at_every_call() -> None:
 
     async def run(disk: CrashDisk) -> list[Any]:
         maildir = Maildir("/var/mail/alice", disk=disk, commit=GroupCommit())
+        # A lock that cannot be removed without power is not waited for.
+        maildir.mailbox._keywords = Keywords(maildir.mailbox.directories, 0o600, Waiting(0.0))
         done: list[Any] = []
         for number, keywords in enumerate(asked):
             done += await asyncio.gather(maildir.append(b"%d" % number, keywords=keywords), return_exceptions=True)
