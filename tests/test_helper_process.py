@@ -240,7 +240,7 @@ WRONG: Final = ["missing", "half made", "a file", "new is a file", "name too lon
 
 @one_loop
 @pytest.mark.parametrize("kind", ["short", "stream"])
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", some(WRONG, 2))
 async def test_errors_are_as_without_it(
     tmp_path: Path, wrong: str, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -1096,7 +1096,7 @@ async def test_a_cancelled_stream_leaves_nothing(tmp_path: Path, how: str) -> No
 
 
 @pytest.mark.every_loop
-@pytest.mark.parametrize("how", CANCELS)
+@pytest.mark.parametrize("how", some(CANCELS, 2))
 @pytest.mark.parametrize("end", ["goes on", "dies"])
 async def test_whoever_cancels_waits_for_the_helper(tmp_path: Path, how: str, end: str) -> None:
     """A cancellation comes through when the helper has answered, or is gone; the future says what became of each."""
