@@ -492,6 +492,7 @@ async def test_a_file_is_removed_once_there_are_descriptors(tmp_path: Path, kind
 
     async def failing() -> AsyncIterator[bytes]:
         yield b"x" * 600_000
+        await asyncio.to_thread(until, lambda: bool(contents(tmp_path / "m").get("tmp")))
         raise ValueError("no more")
 
     disk = FaultDisk(*(Fault("unlink", errno.EMFILE, nth=number) for number in (1, 2, 3)))

@@ -87,8 +87,10 @@ def test_a_damaged_schema_that_is_no_text_is_a_damaged_database(tmp_path: Path) 
     assert "set aside" in warning
     seen.close_all()
     damaged = next(tmp_path.glob("seen.corrupt-*"))
+    journal = Imported(str(damaged), PosixDisk())
     with pytest.raises(MaildirError, match="it is damaged"):
-        Imported(str(damaged), PosixDisk()).open()
+        journal.open()
+    journal.close(is_finished=False)
 
 
 def test_columns_of_another_type_are_damage(tmp_path: Path) -> None:
