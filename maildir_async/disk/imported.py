@@ -228,6 +228,8 @@ class Imported:
         if connection is None:
             return
         with self._told(), contextlib.closing(connection):
+            if not connection.in_transaction:  # it could not be opened
+                return
             if self._is_dry:
                 connection.execute("ROLLBACK")
                 return
