@@ -136,6 +136,9 @@ class Pessimist:
     def _link(self, call: Call) -> None:
         source, target = self._paths(call)
         if target.startswith(self.root + "/"):
+            if source.startswith("/proc/self/fd/"):  # a file that has had no name so far
+                self._make(target, call, _File(call.ended, is_durable=False))
+                return
             if source not in self._names:
                 raise ValueError(f"a link to what nobody has made: {call}")
             self._make(target, call, self._names[source].file)
