@@ -28,6 +28,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import anyio
@@ -58,6 +59,7 @@ from maildir_async.format.names import names_for
 from maildir_async.helper import program
 from maildir_async.helper.answers import error_from, error_to
 from maildir_async.helper.channel import Channel
+from maildir_async.helper.connection import Connection
 from maildir_async.helper.in_flight import InFlight, Stream
 from maildir_async.helper.process import HelperProcess
 from maildir_async.helper.recovery import recover
@@ -1411,6 +1413,19 @@ def test_a_leftover_of_a_stream_is_told(tmp_path: Path, helper_disk: FaultDisk) 
             os.unlink(f"{maildir.path}/tmp/{left}")
 
     asyncio.run(main())
+
+
+def test_a_thread_that_comes_when_all_is_over_is_not_missed() -> None:
+    """A write that ends when the loop of the other process has been closed complains of nothing."""
+    loop = asyncio.new_event_loop()
+    ours, theirs = socket.socketpair()
+    connection = Connection(cast(Any, SimpleNamespace(loop=loop)), ours)
+    loop.close()
+    stream: Any = SimpleNamespace(write=lambda chunk: None, file=SimpleNamespace(discard=lambda: None))
+    connection._write(1, stream, b"late")
+    connection._discard_file(1, stream)
+    ours.close()
+    theirs.close()
 
 
 def test_what_a_closed_loop_had_in_flight_is_counted(tmp_path: Path) -> None:

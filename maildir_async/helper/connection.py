@@ -1,7 +1,9 @@
 """One connection to the helper process, seen from in there: messages come in, outcomes go out."""
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -150,7 +152,7 @@ class Connection:
     def _write(self, number: int, stream: _Stream, chunk: bytes) -> None:
         """Write a chunk, in a thread of its own."""
         error = stream.write(chunk)
-        self._loop.call_soon_threadsafe(self._wrote, number, stream, error)
+        self._tell(partial(self._wrote, number, stream, error))
 
     def _wrote(self, number: int, stream: _Stream, error: MaildirError | None) -> None:
         if stream.is_discarded:  # of which there is another answer
@@ -171,11 +173,16 @@ class Connection:
 
     def _discard_file(self, number: int, stream: _Stream) -> None:
         leftover = stream.file.discard()
-        self._loop.call_soon_threadsafe(self._discarded, number, leftover)
+        self._tell(partial(self._discarded, number, leftover))
 
     def _discarded(self, number: int, leftover: str | None) -> None:
         del self._streams[number]
         self._answer("discarded", number, leftover)
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called on the loop: from a thread, which may come when all is over, and nobody is told."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
 
     # What goes.
 
