@@ -23,6 +23,12 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PROJECT, name))
 
 
+def rig(session: nox.Session, module: str, *needs: str) -> None:
+    """Run *module* with what follows ``--``, where the tests and what else it *needs* are installed."""
+    session.install("-e", ".[test]", *needs)
+    session.run("python", "-m", module, *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def test(session: nox.Session) -> None:
     """The tests, without the heavy ones. One Python: ``nox -s test-3.12``; heavy ones: ``-- -m heavy``."""
@@ -72,52 +78,43 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def servers(session: nox.Session) -> None:
     """The daemon between a real Postfix and a real Dovecot, as root. ``-- --full`` is the long form."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.servers", *session.posargs)
+    rig(session, "tests.servers")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """A minute of mixed load with faults in turn, as root. ``-- --full`` is an hour, and a million messages."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.soak", *session.posargs)
+    rig(session, "tests.soak")
 
 
 @nox.session
 def traced(session: nox.Session) -> None:
     """Kills and errors at system calls, and disks that fail, as root. ``-- --full`` is the long form."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.traced", *session.posargs)
+    rig(session, "tests.traced")
 
 
 @nox.session
 def mutations(session: nox.Session) -> None:
     """Lines of the library that are broken one at a time, each to be caught by its test. ``-- --every 8`` is short."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.mutations", *session.posargs)
+    rig(session, "tests.mutations")
 
 
 @nox.session
 def storms(session: nox.Session) -> None:
     """Deliveries under everything that can happen at once. ``-- --full`` is the long form."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.storm", *session.posargs)
+    rig(session, "tests.storm")
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Every parser and splitter, on hostile octets. ``-- --full`` is the long form, under atheris (``-- mbox`` too)."""
-    session.install("-e", ".[test]")
-    if session.posargs:
-        session.install("atheris")
-    session.run("python", "-m", "tests.fuzz", *session.posargs)
+    rig(session, "tests.fuzz", *(["atheris"] if session.posargs else []))
 
 
 @nox.session
 def cluster(session: nox.Session) -> None:
     """Several writers on a GlusterFS volume whose bricks are killed, as root. ``-- --full`` is the long form."""
-    session.install("-e", ".[test]")
-    session.run("python", "-m", "tests.cluster", *session.posargs)
+    rig(session, "tests.cluster")
 
 
 @nox.session

@@ -15,6 +15,7 @@ class Ours:
     """`Maildir.append`, with the process's own `GroupCommit` unless there are options to give it."""
 
     options: ClassVar[dict[str, Any]] = {}
+    maildir_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, paths: Sequence[str], workload: Workload) -> None:
         make: Any = GroupCommit  # of a version that may not have the option yet
@@ -23,7 +24,8 @@ class Ours:
         except TypeError as exc:
             raise NotHereError(f"not in this version: {exc}") from exc
         durability = Durability(workload.durability)
-        self._maildirs = [Maildir(path, durability=durability, commit=self._commit) for path in paths]
+        options = {**self.maildir_options, "durability": durability, "commit": self._commit}
+        self._maildirs = [Maildir(path, **options) for path in paths]
 
     async def start(self) -> None:
         """Nothing to start: threads come with the first message."""
@@ -79,7 +81,4 @@ class Folders(Ours):
 class WithQuota(Ours):
     """Into maildirs with a quota, which is not reached."""
 
-    def __init__(self, paths: Sequence[str], workload: Workload) -> None:
-        super().__init__(paths, workload)
-        quota, durability = Quota(bytes=10**15, messages=10**12), Durability(workload.durability)
-        self._maildirs = [Maildir(path, durability=durability, quota=quota) for path in paths]
+    maildir_options: ClassVar[dict[str, Any]] = {"quota": Quota(bytes=10**15, messages=10**12)}

@@ -1,6 +1,5 @@
 """Faults at system calls: strace has a call fail that the kernel would have done."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 from .checks import in_tmp, names_in, wrong_with
 from .kills import Result
 from .scenarios import Scenario, Tell
-from .traced import Run, run, run_plain
+from .traced import run_in_new_place, run_plain
 
 __all__ = ["ERRORS", "FAULTED", "fail_everywhere"]
 
@@ -55,7 +54,7 @@ def fail_everywhere(scenario: Scenario, work: Path, *, full: bool, say: Callable
     """Have each call of *scenario* fail (in the short form, the first and one further of each kind)."""
     result = Result(f"{scenario.name}, faults")
     calls = tuple(ERRORS)
-    undisturbed = _once(scenario, work, calls, ())
+    undisturbed = run_in_new_place(scenario, work, calls)
     if undisturbed.error or undisturbed.signal:
         result.faults.append(f"undisturbed it did not end well: {undisturbed.error or undisturbed.signal}")
         return result
@@ -76,7 +75,7 @@ def fail_everywhere(scenario: Scenario, work: Path, *, full: bool, say: Callable
 def _fail(
     scenario: Scenario, work: Path, calls: tuple[str, ...], call: str, error: str, when: str, result: Result
 ) -> None:
-    met = _once(scenario, work, calls, (f"{call}:error={error}:when={when}",))
+    met = run_in_new_place(scenario, work, calls, f"{call}:error={error}:when={when}")
     place = work / "place"
     if "(INJECTED)" not in (work / "log").read_text(errors="replace"):
         return
@@ -104,12 +103,3 @@ def _fail(
     result.slowest_s = max(result.slowest_s, later.seconds)
     faults += wrong_with(place, scenario, met.told + later.told)
     result.faults += [f"{call} {error}, {when}: {fault}" for fault in faults]
-
-
-def _once(scenario: Scenario, work: Path, calls: tuple[str, ...], inject: tuple[str, ...]) -> Run:
-    place = work / "place"
-    if place.exists():
-        shutil.rmtree(place)
-    place.mkdir()
-    scenario.prepare(place)
-    return run(scenario, place, "first-", work / "log", calls, *inject)

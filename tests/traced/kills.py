@@ -1,6 +1,5 @@
 """Kills: a program dies at each of its system calls, and another one delivers to what it left."""
 
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from maildir_async import Maildir
 
 from .checks import in_tmp, wrong_after, wrong_with
 from .scenarios import Scenario, Tell
-from .traced import CALLS, MORE_CALLS, Run, run, run_plain
+from .traced import CALLS, MORE_CALLS, Run, run_in_new_place, run_plain
 
 __all__ = ["Result", "kill_everywhere"]
 
@@ -46,7 +45,7 @@ def kill_everywhere(scenario: Scenario, work: Path, *, full: bool, say: Callable
     calls: tuple[str, ...] = CALLS + MORE_CALLS if full else CALLS
     if scenario.others:  # an interpreter starts there, and opens and reads hundreds of files of its own
         calls = tuple(call for call in CALLS if call not in ("openat", "write"))
-    undisturbed = _once(scenario, work, calls, ())
+    undisturbed = run_in_new_place(scenario, work, calls)
     if undisturbed.signal or undisturbed.error or not undisturbed.told:
         result.faults.append(f"undisturbed it did not end well: {undisturbed.error or undisturbed.signal}")
         return result
@@ -72,7 +71,7 @@ def kill_everywhere(scenario: Scenario, work: Path, *, full: bool, say: Callable
 
 def _kill(scenario: Scenario, work: Path, calls: tuple[str, ...], call: str, number: int, result: Result) -> str | None:
     """Kill it at one call, and check; return what was killed, or None if the program ended before."""
-    died = _once(scenario, work, calls, (f"{call}:signal=SIGKILL:when={number}",))
+    died = run_in_new_place(scenario, work, calls, f"{call}:signal=SIGKILL:when={number}")
     place = work / "place"
     where = f"{scenario.name}, killed at {call} {number}"
     if died.hung:
@@ -129,12 +128,3 @@ def _deliver_again(scenario: Scenario, place: Path, died: Run, result: Result) -
     if swept.error:
         faults.append(f"the sweep: {swept.error}")
     return faults + wrong_with(place, scenario, told, copies=scenario.copies or 1) + wrong_after(place, scenario)
-
-
-def _once(scenario: Scenario, work: Path, calls: tuple[str, ...], inject: tuple[str, ...]) -> Run:
-    place = work / "place"
-    if place.exists():
-        shutil.rmtree(place)
-    place.mkdir()
-    scenario.prepare(place)
-    return run(scenario, place, "first-", work / "log", calls, *inject)

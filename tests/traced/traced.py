@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -127,6 +128,16 @@ def run(scenario: Scenario, place: Path, tag: str, log: Path, calls: tuple[str, 
     found = _run(lambda tell: scenario.run(place, tag, tell), attach)
     found.calls = _read(log)
     return found
+
+
+def run_in_new_place(scenario: Scenario, work: Path, calls: tuple[str, ...], *inject: str) -> Run:
+    """Run *scenario* as `run` does, as the first in ``place`` below *work*, which is made anew for it."""
+    place = work / "place"
+    if place.exists():
+        shutil.rmtree(place)
+    place.mkdir()
+    scenario.prepare(place)
+    return run(scenario, place, "first-", work / "log", calls, *inject)
 
 
 def run_plain(job: Callable[[Tell], "object"]) -> Run:
