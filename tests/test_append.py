@@ -886,6 +886,50 @@ async def test_a_failure_told_by_send_is_told(maildir: Maildir) -> None:
 
 
 @pytest.mark.every_loop
+async def test_a_chunk_of_the_wrong_type_is_told_once(maildir: Maildir) -> None:
+    """The TypeError that send and write have raised is not reported as never retrieved as well."""
+    reports = loop_reports()
+    idle = AppendTask(maildir)
+    with pytest.raises(TypeError, match="data must be bytes, not str"):
+        idle.write("text")  # type: ignore[arg-type]
+    fresh = AppendTask(maildir)
+    with pytest.raises(TypeError, match="data must be bytes, not str"):
+        await fresh.send("text")  # type: ignore[arg-type]
+    begun = AppendTask(maildir)
+    await begun.send(LONG)
+    with pytest.raises(TypeError, match="data must be bytes, not str"):
+        begun.write("text")  # type: ignore[arg-type]
+    await asyncio.wait([begun.future])
+    del idle, fresh, begun
+    await turns()
+    gc.collect()
+    assert reports == []
+
+
+@pytest.mark.every_loop
+async def test_a_chunk_of_the_wrong_type_from_a_producer_is_reported(maildir: Maildir) -> None:
+    """It is raised to the producer, whom the library calls: the future reports it if nobody awaits it."""
+
+    class Wrong:
+        def __init__(self, consumer: AppendTask) -> None:
+            self.consumer = consumer
+
+        def resume_producing(self) -> None:
+            self.consumer.write("text")  # type: ignore[arg-type]
+
+        def stop_producing(self) -> None: ...
+
+    reports = loop_reports()
+    task = AppendTask(maildir)
+    task.register_producer(Wrong(task), streaming=False)
+    await asyncio.wait([task.future])
+    del task
+    await turns()
+    gc.collect()
+    assert [str(report["exception"]) for report in reports] == ["data must be bytes, not str"]
+
+
+@pytest.mark.every_loop
 async def test_ending_inside_the_block(maildir: Maildir) -> None:
     """A message ended inside the block is delivered, whatever the block raises once it is there."""
     with pytest.raises(SourceError):

@@ -191,16 +191,14 @@ class AppendTask:
         return self._until_settled().__await__()
 
     async def _until_settled(self) -> Delivered:
-        if self._delivery.state is State.IDLE:
-            self.begin()
+        self._start_if_idle()
         if self._delivery.ending is None:  # given up before its start
             assert self._delivery.verdict is not None
             raise self._delivery.verdict
         return await self._delivery.ending.outcome()
 
     async def __aenter__(self) -> Self:
-        if self._delivery.state is State.IDLE:
-            self.begin()
+        self._start_if_idle()
         if isinstance(self._delivery.verdict, BusyError):
             await self
         return self
@@ -248,11 +246,12 @@ class AppendTask:
         try:
             check_chunk(data, "data")
         except TypeError as exc:
+            if self._delivery.is_fed_by_hand and self._delivery.ending is not None:
+                self._delivery.ending.tell()  # by raising it here; a producer's may be raised to nobody who tells of it
             if self._delivery.state in (State.IDLE, State.RECEIVING):
                 self._delivery.fail(exc)
             raise
-        self._start_if_idle()
-        self._check_unread()
+        self._check_fed_by_hand()
         self._delivery.take(data)
 
     def expect_size(self, size: int) -> None:
@@ -267,8 +266,7 @@ class AppendTask:
         RuntimeError if one is registered, or the message has ended. If the delivery has failed, *producer* is stopped.
         """
         check_producer(producer, streaming)
-        self._start_if_idle()
-        self._check_unread()
+        self._check_fed_by_hand()
         if self._delivery.verdict is not None:
             self._delivery.receiving().feed.stop_other(producer)
         elif self._delivery.state is State.RECEIVING:
@@ -278,15 +276,15 @@ class AppendTask:
 
     def unregister_producer(self) -> None:
         """End the message. Ignored after an abort; RuntimeError if it has ended before."""
-        self._start_if_idle()
-        self._check_unread()
+        self._check_fed_by_hand()
         self._delivery.end_message()
 
     def _start_if_idle(self) -> None:
         if self._delivery.state is State.IDLE:
             self.begin()
 
-    def _check_unread(self) -> None:
+    def _check_fed_by_hand(self) -> None:
+        self._start_if_idle()
         if self._delivery.unread is not None:
             raise RuntimeError("this append has a message, which it reads itself")
 
