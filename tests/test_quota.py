@@ -392,6 +392,39 @@ async def test_what_is_counted_before_it_is_recorded_counts_once(tmp_path: Path,
     await other.commit.aclose()
 
 
+class _Caching(FaultDisk):
+    """A disk of another machine, which says of a name what it last knew: so do FUSE and NFS, for a second or more."""
+
+    cached: os.stat_result | None = None
+
+    def stat(self, path: Any, /) -> os.stat_result:
+        if str(path).endswith("/maildirsize") and self.cached is not None:
+            return self.cached
+        return super().stat(path)
+
+
+async def test_a_count_elsewhere_behind_a_cached_name(tmp_path: Path) -> None:
+    """A message that another machine has counted is not added to its file, though the old file's name is cached."""
+    gate, disk = Gate(), _Caching()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    other = Maildir(maildir.path, quota=Quota(messages=100), commit=GroupCommit(), disk=FaultDisk())
+    await maildir.append(MESSAGE)
+    await maildir.check_room()
+    disk.faults.append(Fault("sync", gate=gate, path="m/new"))
+    task = asyncio.ensure_future(maildir.append(MESSAGE))
+    await gate.reached()
+    with open(tmp_path / "m" / "maildirsize") as kept:  # whose inode is nobody else's as long as it is open
+        disk.cached = os.stat(kept.name)
+        os.unlink(kept.name)
+        await other.append(MESSAGE)
+        gate.open()
+        await task
+        disk.cached = None
+    await other.append(MESSAGE)
+    assert told(other)[1:3] == there(maildir.path) == (400, 4)
+    await other.commit.aclose()
+
+
 async def test_one_full_maildir_of_several(tmp_path: Path) -> None:
     """A message for several maildirs is refused for those that are full, and stored in the others."""
     full, other, third = (Maildir(tmp_path / name, quota=Quota(messages=2)) for name in ("full", "other", "third"))

@@ -8,13 +8,13 @@ is reserved, so that many deliveries at once cannot all pass.
 import contextlib
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import Final
 
 from maildir_async.commit.usage import Asking, Shared, shared_by
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.maildirsize import FILE, Version, count, read, record, root_of, version_of
+from maildir_async.disk.maildirsize import FILE, count, open_for_records, read, record, root_of, version_of
 from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.folders import FolderEncoding, folder_of
 from maildir_async.format.names import UniqueNames
@@ -229,45 +229,37 @@ class Allowance:
         have counted (Dovecot does not see what comes in the second of its count), and where this process has, the
         message may have hung before it could be seen. So that file goes, and is counted anew.
         """
-        disk, root, before = self._directories.disk, self._root or "", shared.version
-        size, number, is_doubtful = 0, 0, False
-        now: Version | None = None
-        failure: OSError | None = None
-        try:
-            now = version_of(disk, root)
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            failure = exc
-        for (inode, counts), (size_then, number_then) in came.items():
-            is_own = now is not None and now[1] == shared.own
-            is_doubtful = is_doubtful or (now is not None and (counts != shared.counts if is_own else now[1] != inode))
-            size += size_then
-            number += number_then
-        if not number:
-            return
+        disk, root = self._directories.disk, self._root or ""
+        size, number = (sum(each) for each in zip(*came.values(), strict=True))
         shared.size += size
         shared.number += number
         shared.lines += 1
         try:
-            if failure is not None:
-                raise failure
-            if is_doubtful:
+            fd, now = open_for_records(disk, root)
+            try:
+                inode, is_known = now[1], now == shared.version
+                is_in_doubt = _is_in_doubt(inode, shared, came)
+                version = None if is_in_doubt else record(disk, fd, size, number)
+            finally:
+                disk.close(fd)
+            if is_in_doubt:
                 disk.unlink(f"{root}/{FILE}")
-                shared.is_known, now = False, None
-            if now is None:
-                shared.version, shared.inode = None, 0
-                return
-            version = record(disk, root, size, number)
-            shared.inode = version[1]
+                inode, is_known = 0, False
         except FileNotFoundError:
-            shared.version = None
+            shared.version, shared.inode = None, 0
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
             shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
         else:
-            shared.version = version if now == before else None
-            shared.is_known = now == before
+            shared.version, shared.inode = (version if is_known else None), inode
+            shared.is_known = is_known
+
+
+def _is_in_doubt(inode: int, shared: Shared, came: Iterable[tuple[int, int]]) -> bool:
+    """Whether the file of that inode may have counted any of what came: what `Asking.quota_file` says of each."""
+    if inode == shared.own:
+        return any(counts != shared.counts for _, counts in came)
+    return any(inode != then for then, _ in came)
 
 
 def _age(shared: Shared) -> float:

@@ -27,6 +27,7 @@ __all__ = [
     "Tallied",
     "Version",
     "count",
+    "open_for_records",
     "read",
     "record",
     "root_of",
@@ -175,14 +176,24 @@ def tally(
     return Tallied(size, number, seen)
 
 
-def record(disk: Disk, root: str, size: int, number: int) -> Version:
-    """Add that so many bytes, and messages, have come. One write. FileNotFoundError where there is no file."""
+def open_for_records(disk: Disk, root: str) -> tuple[int, Version]:
+    """Return a descriptor for `record`, to be closed, and which state its file is in. FileNotFoundError without a file.
+
+    The state is that of what is open: a name may be answered from a cache, for as long as a second, after another
+    machine has put its count there (FUSE and NFS).
+    """
     fd = disk.open_file(f"{root}/{FILE}", append=True)
     try:
-        write_all(disk, fd, f"{size} {number}\n".encode())
-        return _version(disk.stat(fd))
-    finally:
+        return fd, _version(disk.stat(fd))
+    except BaseException:
         disk.close(fd)
+        raise
+
+
+def record(disk: Disk, fd: int, size: int, number: int) -> Version:
+    """Add that so many bytes, and messages, have come; return the state after that. One write."""
+    write_all(disk, fd, f"{size} {number}\n".encode())
+    return _version(disk.stat(fd))
 
 
 def _version(found: os.stat_result) -> Version:
