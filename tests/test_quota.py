@@ -397,10 +397,10 @@ class _Caching(FaultDisk):
 
     cached: os.stat_result | None = None
 
-    def stat(self, path: Any, /) -> os.stat_result:
-        if str(path).endswith("/maildirsize") and self.cached is not None:
+    def stat(self, path: str | int, directory: int | None = None) -> os.stat_result:
+        if self.cached is not None and isinstance(path, str) and path.endswith("/maildirsize"):
             return self.cached
-        return super().stat(path)
+        return super().stat(path, directory)
 
 
 async def test_a_count_elsewhere_behind_a_cached_name(tmp_path: Path) -> None:
@@ -423,6 +423,64 @@ async def test_a_count_elsewhere_behind_a_cached_name(tmp_path: Path) -> None:
     await other.append(MESSAGE)
     assert told(other)[1:3] == there(maildir.path) == (400, 4)
     await other.commit.aclose()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("operation", ["open_file", "stat", "read", "write"])
+async def test_a_file_that_another_machine_replaces_is_no_trouble(tmp_path: Path, operation: str, times: int) -> None:
+    """ESTALE, wherever it comes and also when it comes again, costs no message a warning, and no count a message."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    other = Maildir(maildir.path, quota=Quota(messages=100), commit=GroupCommit(), disk=FaultDisk())
+    for nth in range(1, 9):
+        await other.append(MESSAGE)
+        await other.check_room()
+        disk.calls.clear()
+        disk.faults[:] = [
+            Fault(operation, errno.ESTALE, path="m/maildirsize", nth=number) for number in range(nth, nth + times)
+        ]
+        delivered = await maildir.append(MESSAGE)
+        assert delivered.warnings == ()
+        is_reached = disk.faults[0].seen >= nth
+        disk.faults.clear()
+        await other.append(MESSAGE)
+        await other.check_room()
+        assert told(other)[1:3] == there(maildir.path)
+        if not is_reached:
+            break
+    assert 1 < nth < 9
+    await other.commit.aclose()
+
+
+@pytest.mark.parametrize(("operation", "nth"), [("open_file", 1), ("stat", 1), ("read", 1), ("read", 2), ("close", 1)])
+async def test_what_is_added_while_the_file_is_read(tmp_path: Path, operation: str, nth: int) -> None:
+    """A line that another process adds while the file is read counts for the next message, whenever it comes."""
+    other = Maildir(tmp_path / "m", quota=Quota(messages=2), disk=FaultDisk())
+    await other.append(MESSAGE)
+    await other.check_room()  # counted
+
+    def add() -> None:
+        with Path(other.path, "maildirsize").open("ab") as file:
+            file.write(b"100 1\n")
+        Path(other.path, "new", "theirs").write_bytes(MESSAGE)
+
+    disk = FaultDisk(Fault(operation, nth=nth, path="m/maildirsize", gate=add))
+    maildir = Maildir(other.path, quota=Quota(messages=2), disk=disk)
+    with contextlib.suppress(QuotaExceededError):
+        await maildir.check_room()
+    with pytest.raises(QuotaExceededError):
+        await maildir.check_room()
+
+
+async def test_what_was_wrong_with_a_file_that_is_gone(tmp_path: Path) -> None:
+    """A line that could not be added is told of no more once the file is gone, and no reason to go without a file."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=100), disk=disk)
+    await maildir.append_many([MESSAGE] * 2)
+    disk.faults.append(Fault("write", errno.EIO, path="m/maildirsize"))
+    await maildir.append(MESSAGE)
+    Path(maildir.path, "maildirsize").unlink()  # as a machine does that is in doubt of it
+    assert (await maildir.append(MESSAGE)).warnings == ()
 
 
 async def test_one_full_maildir_of_several(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from maildir_async.commit.usage import Asking, Shared, shared_by
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.maildirsize import FILE, count, open_for_records, read, record, root_of, version_of
+from maildir_async.disk.maildirsize import count, read, record, root_of, version_of
 from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.folders import FolderEncoding, folder_of
 from maildir_async.format.names import UniqueNames
@@ -28,6 +28,9 @@ BELIEVED_S: Final = 15 * 60
 #: The same where there was no file to leave it in, since the maildir changed while it was counted: not each message of
 #: a batch is to list all of it again.
 UNKEPT_S: Final = 5.0
+
+#: There is no such file, or it is not the one any more: another machine has replaced it, time and again.
+_GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
 
 
 class Allowance:
@@ -159,12 +162,13 @@ class Allowance:
             if shared.is_known and shared.version is not None and version_of(disk, root) == shared.version:
                 return
             found = read(disk, root)
-        except FileNotFoundError:
-            shared.inode = 0
-            self._learn_without(shared)
-            return
         except OSError as exc:
-            shared.trouble = exc.strerror or str(exc)
+            if exc.errno not in _GONE:
+                shared.trouble = exc.strerror or str(exc)
+            else:
+                shared.inode = 0
+                if shared.is_kept:  # what was wrong with the file is gone as well
+                    shared.trouble = ""
             self._learn_without(shared)
             return
         shared.trouble = ""
@@ -212,8 +216,8 @@ class Allowance:
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
         if not shared.trouble:
             shared.inode = 0
+        shared.is_kept = failure is None
         if counted.is_kept:
-            shared.is_kept = True
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
                 shared.own = shared.inode = shared.version[1]
@@ -235,24 +239,19 @@ class Allowance:
         shared.number += number
         shared.lines += 1
         try:
-            fd, now = open_for_records(disk, root)
-            try:
-                inode, is_known = now[1], now == shared.version
-                is_in_doubt = _is_in_doubt(inode, shared, came)
-                version = None if is_in_doubt else record(disk, fd, size, number)
-            finally:
-                disk.close(fd)
-            if is_in_doubt:
-                disk.unlink(f"{root}/{FILE}")
-                inode, is_known = 0, False
+            recorded = record(disk, root, size, number, lambda inode: _is_in_doubt(inode, shared, came))
         except FileNotFoundError:
             shared.version, shared.inode = None, 0
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
             shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
         else:
-            shared.version, shared.inode = (version if is_known else None), inode
-            shared.is_known = is_known
+            if recorded is None:
+                shared.version, shared.inode, shared.is_known = None, 0, False
+                return
+            before, after = recorded
+            shared.is_known = before == shared.version
+            shared.version, shared.inode = (after if shared.is_known else None), after[1]
 
 
 def _is_in_doubt(inode: int, shared: Shared, came: Iterable[tuple[int, int]]) -> bool:

@@ -49,7 +49,7 @@ class Shared:
         counted_at: when it was counted, or the file was written (seconds since the epoch).
         reserved, reserved_number: for messages admitted and not settled.
         is_wrong: whether something could not be recorded: it is to be counted anew.
-        is_kept: whether the last count could be left in the file.
+        is_kept: whether the last count could be written; if the maildir changed meanwhile, it was removed again.
         trouble: why the file is not as it should be, or "".
 
     """

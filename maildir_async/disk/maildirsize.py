@@ -27,7 +27,6 @@ __all__ = [
     "Tallied",
     "Version",
     "count",
-    "open_for_records",
     "read",
     "record",
     "root_of",
@@ -108,13 +107,25 @@ def version_of(disk: Disk, root: str) -> Version:
 
 
 def read(disk: Disk, root: str) -> Found:
-    """Read the file. FileNotFoundError if there is none; OSError for one that cannot be read, or is no file."""
+    """Read the file. FileNotFoundError if there is none; OSError for one that cannot be read, or is no file.
+
+    ESTALE: other machines have replaced it twice while it was read.
+    """
+    try:
+        return _read_once(disk, root)
+    except OSError as exc:
+        if exc.errno != errno.ESTALE:
+            raise
+    return _read_once(disk, root)
+
+
+def _read_once(disk: Disk, root: str) -> Found:
     fd = disk.open_file(f"{root}/{FILE}")
     try:
+        found = disk.stat(fd)  # first: what is added while it is read makes it another than this
         data = b""
         while len(data) < LARGEST and (piece := disk.read(fd, LARGEST - len(data), len(data))):
             data += piece
-        found = disk.stat(fd)
     finally:
         disk.close(fd)
     return Found(parse_held(data), parse_limits(data), _version(found), found.st_mtime)
@@ -176,24 +187,39 @@ def tally(
     return Tallied(size, number, seen)
 
 
-def open_for_records(disk: Disk, root: str) -> tuple[int, Version]:
-    """Return a descriptor for `record`, to be closed, and which state its file is in. FileNotFoundError without a file.
+def record(
+    disk: Disk, root: str, size: int, number: int, is_in_doubt: Callable[[int], bool]
+) -> tuple[Version, Version] | None:
+    """Add that so many bytes, and messages, have come; return the states before and after. One write.
 
-    The state is that of what is open: a name may be answered from a cache, for as long as a second, after another
-    machine has put its count there (FUSE and NFS).
+    None if the file is gone: where it may have counted them already it is removed, and whoever comes next counts. So it
+    is where another machine has put its count in the place of what is open here (GlusterFS and NFS say ESTALE).
+    FileNotFoundError where there is no file.
+
+    Args:
+        disk: where it is.
+        root: the maildir.
+        size: how many bytes.
+        number: how many messages.
+        is_in_doubt: whether the file of that inode may have counted them. It is the inode of what is open, for a name
+            may be answered from a cache for as long as a second after it has been replaced.
+
     """
-    fd = disk.open_file(f"{root}/{FILE}", append=True)
+    path = f"{root}/{FILE}"
     try:
-        return fd, _version(disk.stat(fd))
-    except BaseException:
-        disk.close(fd)
-        raise
-
-
-def record(disk: Disk, fd: int, size: int, number: int) -> Version:
-    """Add that so many bytes, and messages, have come; return the state after that. One write."""
-    write_all(disk, fd, f"{size} {number}\n".encode())
-    return _version(disk.stat(fd))
+        fd = disk.open_file(path, append=True)
+        try:
+            before = _version(disk.stat(fd))
+            if not is_in_doubt(before[1]):
+                write_all(disk, fd, f"{size} {number}\n".encode())
+                return before, _version(disk.stat(fd))
+        finally:
+            disk.close(fd)
+    except OSError as exc:
+        if exc.errno != errno.ESTALE:
+            raise
+    disk.unlink(path)
+    return None
 
 
 def _version(found: os.stat_result) -> Version:
