@@ -134,8 +134,9 @@ def _commands_with(text: str) -> list[bytes]:
 
 
 @pytest.mark.heavy
-def test_a_rig_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM amid the mail ends daemon, bricks, mounts and writers, and removes the directory."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_rig_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal amid the mail ends daemon, bricks, mounts and writers, and removes the directory, but for SIGKILL."""
     root = Path(__file__).parent.parent
     command = [sys.executable, "-m", "tests.cluster"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -145,8 +146,8 @@ def test_a_rig_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
             assert rig.stdout is not None
             pytest.skip(rig.stdout.read().decode())
         assert any(b"glusterfsd" in command for command in _commands_with(str(tmp_path)))
-        rig.send_signal(signal.SIGTERM)
-        assert rig.wait(60) == 1
+        rig.send_signal(number)
+        assert rig.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 1)
     until(lambda: not _commands_with(str(tmp_path)), 30)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [] or number == signal.SIGKILL
     assert str(tmp_path) not in Path("/proc/mounts").read_text()

@@ -1,6 +1,6 @@
 """One mailbox, several machines: writers on several mounts of a replicated GlusterFS volume whose bricks are killed.
 
-``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``; one minute, and ``--full`` three.
+``python -m tests.cluster`` takes root and Debian's ``glusterfs-server``: a minute at most, and ``--full`` three.
 
 The model
 ---------
@@ -20,9 +20,15 @@ writer notes what was acknowledged on a disk of its own, after that.
 *The judgement* is made by a mount that has had no part in it, and on each brick by itself. An acknowledged message is
 there once, whole, in its folder, with its keywords. What was refused is not there, but for what was refused by its
 rename while two bricks were away: the third may have renamed, nobody could look, and the heal may keep that; it is
-counted. What was neither (its outcome was
-uncertain) may be. No key is there twice, ``tmp/`` is empty, the count of ``maildirsize`` is that of the disk, ``heal
-info`` is clean, and the three bricks hold the same.
+counted. What was neither (its outcome was uncertain) may be. No key is there twice, ``tmp/`` is empty, ``heal info`` is
+clean, and the three bricks hold the same.
+
+``maildirsize`` has no lock. While machines deliver at once it may be away at any time: who is in doubt of it removes
+it, a count during which others deliver is not kept, and who has counted without leaving a file does not count again for
+five seconds. So when all writers have ended and the bricks have healed, one more process comes, on a mount of its own,
+with one message and knowing nothing: it finds a file, or counts, and what it counts is kept. After it there is a file.
+It never counts a message twice. What it does not know of was recorded in a file that another machine was about to
+replace by its count: as much as can be under way at once, and it is told how much.
 
 What this is not: no power is cut, no packet is lost or late, and a brick's disk never loses what it has synced. All of
 it is one kernel and one clock.

@@ -124,7 +124,7 @@ def count_quota(root: Path, copies: Sequence[Copy]) -> tuple[int, list[str]]:
     """
     of_it = [copy for copy in copies if copy.maildir == LIMITED]
     if not (root / LIMITED / "maildirsize").exists():
-        return 0, ["there is no maildirsize, though the last message came without company"]
+        return 0, ["there is no maildirsize, though one process came last, and alone"]
     lines = [line.split() for line in (root / LIMITED / "maildirsize").read_text().splitlines()[1:]]
     size, number = (sum(int(line[column]) for line in lines) for column in (0, 1))
     there = (sum(copy.size for copy in of_it), len(of_it))

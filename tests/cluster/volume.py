@@ -15,8 +15,8 @@ ADDRESS: Final = "10.99.0.1"
 
 VOLUME: Final = "mail"
 
-#: Seconds after which a client takes a brick that is silent for dead. GlusterFS's default is 42.
-PING_TIMEOUT_S: Final = 5
+#: Seconds after which a server that does not come up is a fault: far more than a busy machine takes.
+STARTED_S: Final = 180
 
 #: Seconds after which ``heal info`` is asked, and healing begun again, though the bricks still have entries to heal.
 PATIENCE_S: Final = 3.0
@@ -33,12 +33,14 @@ class Volume:
 
     Args:
         place: a directory for all of it.
+        ping_timeout_s: seconds after which a client takes a brick that is silent for dead.
         bricks: how many copies there are.
 
     """
 
-    def __init__(self, place: Path, bricks: int = 3) -> None:
+    def __init__(self, place: Path, *, ping_timeout_s: int, bricks: int = 3) -> None:
         self.place = place
+        self._ping_timeout_s = ping_timeout_s
         self.bricks = [place / f"brick{number}" for number in range(bricks)]
         self.mounts: list[Path] = []
         self._glusterd: subprocess.Popen[bytes] | None = None
@@ -60,16 +62,16 @@ class Volume:
                 stdout=output,
                 stderr=output,
             )
-        wait_for(self._answers, "glusterd answers", 30)
+        wait_for(self._answers, "glusterd answers", STARTED_S)
         for brick in self.bricks:
             brick.mkdir()
         where = [f"{ADDRESS}:{brick}" for brick in self.bricks]
         gluster("volume", "create", VOLUME, "replica", str(len(where)), *where, "force")
-        gluster("volume", "set", VOLUME, "network.ping-timeout", str(PING_TIMEOUT_S))
+        gluster("volume", "set", VOLUME, "network.ping-timeout", str(self._ping_timeout_s))
         # Else a file that is replaced elsewhere is stale for as long as its name is cached, and not opened anew.
         gluster("volume", "set", VOLUME, "performance.open-behind", "off")
         gluster("volume", "start", VOLUME)
-        wait_for(lambda: all(self._pids()), "bricks run", 30)
+        wait_for(lambda: all(self._pids()), "bricks run", STARTED_S)
 
     def mount(self, name: str) -> Path:
         """Return a new mount of it: a client by itself."""
@@ -77,7 +79,7 @@ class Volume:
         path.mkdir()
         run("glusterfs", "-s", ADDRESS, "--volfile-id", VOLUME, path)
         self.mounts.append(path)
-        wait_for(lambda: os.path.ismount(path), f"{name} is mounted", 30)
+        wait_for(lambda: os.path.ismount(path), f"{name} is mounted", STARTED_S)
         return path
 
     def signal(self, brick: int, number: signal.Signals) -> None:
@@ -93,7 +95,7 @@ class Volume:
     def start_bricks(self) -> None:
         """Start those that do not run. They are healed from then on."""
         gluster("volume", "start", VOLUME, "force")
-        wait_for(lambda: all(self._pids()), "bricks run again", 30)
+        wait_for(lambda: all(self._pids()), "bricks run again", STARTED_S)
 
     def unhealed(self) -> int | None:
         """Return how many entries wait to be healed, or are in dispute; None while that cannot be told.
@@ -185,8 +187,11 @@ def gluster(*arguments: str) -> str:
 
 
 def run(*command: str | Path) -> str:
-    """Run a program; return its output; `NotStartedError` if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    """Run a program; return its output; `NotStartedError` if it fails, or does not end."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=STARTED_S)
+    except subprocess.TimeoutExpired:
+        raise NotStartedError(f"{' '.join(map(str, command))}: it did not end") from None
     if done.returncode:
         raise NotStartedError(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}".strip())
     return done.stdout

@@ -1,6 +1,7 @@
 """A program that delivers to all maildirs of a mount until its standard input ends: ``writer NAME MOUNT NOTES``.
 
-A line ``pause`` on it has the writer finish what is under way, and say ``paused``; ``go`` has it go on.
+A line ``pause`` on it has the writer finish what is under way, and say ``paused``; ``go`` has it go on. With a fourth
+argument, ``alone``, it delivers one message, with a quota.
 """
 
 import asyncio
@@ -103,9 +104,12 @@ class Writer:
             await asyncio.sleep(0.05)  # a store that is away is not to fill the notes
 
 
-async def main(name: str, mount: str, notes: str) -> None:
+async def main(name: str, mount: str, notes: str, alone: str = "") -> None:
     """Deliver until standard input ends."""
     writer = Writer(name, mount, os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    if alone:
+        await writer.one("quota")
+        return
     loop = asyncio.get_running_loop()
 
     def listen() -> None:
@@ -117,7 +121,6 @@ async def main(name: str, mount: str, notes: str) -> None:
     async with asyncio.TaskGroup() as group:
         for turn in range(CONCURRENCY):
             group.create_task(writer.work(turn))
-    await writer.one("quota")
 
 
 if __name__ == "__main__":
