@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -99,8 +100,9 @@ class Run:
     def _command(self, line: bytes) -> None:
         for writer in self.writers.values():
             if writer.stdin is not None:
-                writer.stdin.write(line)
-                writer.stdin.flush()
+                with suppress(BrokenPipeError):  # it is over, which is told in the end
+                    writer.stdin.write(line)
+                    writer.stdin.flush()
 
 
 def kill_one(run: Run, brick: int) -> None:
@@ -141,7 +143,7 @@ def kill_two(run: Run, brick: int) -> None:
 def _says_that_it_is_paused(writer: subprocess.Popen[bytes]) -> bool:
     if writer.stdout is None or not select.select([writer.stdout], [], [], LONGEST_S)[0]:
         return False
-    return writer.stdout.readline() == b"paused\n"
+    return writer.stdout.readline() in (b"paused\n", b"")  # or it is over, which is told in the end
 
 
 Trouble = tuple[Callable[[Run, int], None], int]
@@ -269,7 +271,8 @@ def _end(this: Run) -> None:
     """Have the writers finish what is under way, and end."""
     for process in this.writers.values():
         if process.stdin is not None:
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
     for name, process in this.writers.items():
         _say(f"writer {name} ends")
         try:
