@@ -203,8 +203,10 @@ def _reason_not_to() -> str | None:
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
     if missing:
         return f"apt-get install {' '.join(missing)}"
-    if not os.path.exists("/dev/fuse"):
-        return "there is no /dev/fuse"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))  # in a container it may be there, and not be allowed
+    except OSError as exc:
+        return f"no FUSE: {exc}"
     done = subprocess.run([*NAMESPACES, "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return f"no namespaces: {done.stderr.strip()}" if done.returncode else None
 
