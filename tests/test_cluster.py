@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks import compare, count_quota, differences, is_unknowable, read, waits
+from cluster.checks import compare, count_quota, differences, is_put_off, is_unknowable, read, waits
 from cluster.mail import MAILDIRS, Note, message, name_of
 from look import until
 
@@ -65,6 +65,16 @@ def test_what_nobody_could_know_is_no_fault(volume: Path) -> None:
     assert "though refused" in compare([note], copies, [(3.5, 5.0)])[0]
     assert not is_unknowable(replace(note, reason=reason.replace("publish", "sync")), [(2.0, 5.0)])
     assert not is_unknowable(replace(note, outcome="acknowledged"), [(2.0, 5.0)])
+
+
+def test_a_lock_that_a_busy_disk_holds_is_no_fault() -> None:
+    """A message with keywords that is put off since another has the lock is counted; one of another kind is a fault."""
+    reason = "AppendError: /m: create failed: dovecot-uidlist.lock: another has the lock"
+    note = replace(DELIVERED, outcome="refused", key="", reason=reason)
+    assert is_put_off(note)
+    assert not is_put_off(replace(note, kind="bytes"))
+    assert not is_put_off(replace(note, reason="AppendError: /m: create failed: Input/output error"))
+    assert not is_put_off(replace(note, outcome="acknowledged"))
 
 
 def test_torn_double_and_left_behind_are_found(volume: Path) -> None:

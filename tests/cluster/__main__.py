@@ -303,7 +303,9 @@ def _judge(this: Run) -> None:
     faults += [
         f"{note.outcome} while two bricks were there: {note.name} ({note.kind}): {note.reason}"
         for note in notes
-        if note.outcome != "acknowledged" and not any(note.ended >= a and note.began <= b for a, b in this.away)
+        if note.outcome != "acknowledged"
+        and not checks.is_put_off(note)
+        and not any(note.ended >= a and note.began <= b for a, b in this.away)
     ]
     median, late, longest = checks.waits(notes)
     if longest > LONGEST_S:
@@ -318,6 +320,7 @@ def _judge(this: Run) -> None:
         f"{MOUNTS * WRITERS} writers on {MOUNTS} mounts, one host name: {outcomes['acknowledged']:,} acknowledged "
         f"({', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}), {losses} lost, "
         f"{outcomes['refused']:,} refused, {outcomes['uncertain']:,} uncertain",
+        f"{sum(map(checks.is_put_off, notes))} messages put off: another had the lock of the keywords for ten seconds",
         f"{len(in_tmp)} files in tmp/, of messages refused while two bricks were away",
         f"{unknowable} messages refused by a rename without a quorum, which the heal has kept: a second copy each",
         f"maildirsize does not know of {missing} messages, which were recorded while it was counted elsewhere",

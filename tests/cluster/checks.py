@@ -79,6 +79,15 @@ def is_unknowable(note: Note, away: Iterable[tuple[float, float]]) -> bool:
     return is_publishing and any(note.ended >= began and note.began <= ended for began, ended in away)
 
 
+def is_put_off(note: Note) -> bool:
+    """Tell whether a message was refused as another had the lock of the keywords for too long: a busy disk does that.
+
+    The library waits ten seconds, and then says 451 so that the client comes again. A lock that nobody has is left in
+    the maildir in the end, which is a fault.
+    """
+    return note.outcome == "refused" and note.kind == "keywords" and note.reason.endswith("the lock")
+
+
 def compare(notes: Sequence[Note], copies: Sequence[Copy], away: Sequence[tuple[float, float]] = ()) -> list[str]:
     """Return what must not be: lost, torn, double, clashing, elsewhere, or there though it was refused.
 
