@@ -18,11 +18,15 @@ lock), one quota (one ``maildirsize`` for all) and fan-out to two maildirs. Each
 writer notes what was acknowledged on a disk of its own, after that.
 
 *The judgement* is made by a mount that has had no part in it, and on each brick by itself. An acknowledged message is
-there once, whole, in its folder, with its keywords. While two bricks are there nothing is refused, but for a message
-whose keywords' lock another had for ten seconds, on a disk that is so slow: it is counted. What was refused is not
-there, but for what was refused by its rename while two bricks were away: the third may have renamed, nobody could look,
-and the heal may keep that; it is counted. What was neither (its outcome was uncertain) may be. No key is there twice,
-``tmp/`` is empty, ``heal info`` is clean, and the three bricks hold the same.
+there once, whole, in its folder, with its keywords. While two bricks are there nothing is refused, but for what the
+rig counts: a message whose keywords' lock another had for ten seconds, on a disk that is so slow, and one for which the
+store says that it has no quorum (ENOTCONN). What was refused is not there, but for what was refused so by its rename:
+one brick may have renamed, nobody could look, and the heal may keep that; it is counted. What was neither (its outcome
+was uncertain) may be. No key is there twice, ``tmp/`` is empty, ``heal info`` is clean, and the three bricks hold the
+same.
+
+The first brick is killed when each writer has delivered mail of each kind. What several machines make of a directory
+while a brick dies is GlusterFS's: it has been seen without a quorum until it had healed, with two bricks there.
 
 ``maildirsize`` has no lock. While machines deliver at once it may be away at any time: who is in doubt of it removes
 it, a count during which others deliver is not kept, and who has counted without leaving a file does not count again for

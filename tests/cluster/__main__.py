@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -11,15 +10,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from . import checks
-from .mail import MAILDIRS, Note
-from .volume import NotStartedError, Volume, run
+from .mail import FAN_OUT, KINDS, MAILDIRS, Note
+from .troubles import FULL, IMPATIENT_S, LONGEST_S, PATIENT_S, SHORT, Run, Trouble, say
+from .volume import NotStartedError, Volume, run, wait_for
 
 #: What has to be there, and the Debian package that has it.
 PROGRAMS: Final = {
@@ -35,127 +33,10 @@ PROGRAMS: Final = {
 MOUNTS: Final = 3
 WRITERS: Final = 2
 
-#: Whatever the rig does to a store, no delivery may wait for longer than this, seconds: else it hangs. It is told how
-#: long the longest was; a busy machine may make that many times what it is.
-LONGEST_S: Final = 180
-
-#: Seconds after which a client takes a brick that is silent for dead: GlusterFS's default, which no machine is too busy
-#: for, and in the long form, which freezes bricks, what one can wait for.
-PATIENT_S: Final = 42
-IMPATIENT_S: Final = 5
-
-#: Seconds that a mount may need to find bricks which have come back.
-RECONNECT_S: Final = 10
-
 #: Each process here ends with the one that has started it, also if that is killed.
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
-)
-
-#: Seconds that mail flows between two troubles.
-CALM_S: Final = 2.0
-
-
-@dataclass
-class Run:
-    """One run, as it goes on.
-
-    Attributes:
-        volume: the store.
-        faults: what must not be.
-        told: lines of the summary.
-        writers: the processes that deliver, by name.
-        away: when the store could not be written to: begin and end, by the monotonic clock.
-
-    """
-
-    volume: Volume
-    faults: list[str] = field(default_factory=list[str])
-    told: list[str] = field(default_factory=list[str])
-    writers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict[str, subprocess.Popen[bytes]])
-    away: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-
-    def calm(self, seconds: float = CALM_S) -> None:
-        """Let mail flow."""
-        time.sleep(seconds)
-
-    def healed(self, what: str) -> None:
-        """Wait until the bricks agree, without new mail: ``heal info`` counts what is being written, too."""
-        _say(f"{what}: healing")
-        self._command(b"pause\n")
-        for name, writer in self.writers.items():
-            if not _says_that_it_is_paused(writer):
-                raise NotStartedError(f"writer {name} is not to be paused")
-        self.heal(f"{what}: what {CALM_S:.0f} s of healing beside mail had left")
-        self._command(b"go\n")
-
-    def heal(self, what: str) -> None:
-        """Wait until ``heal info`` is clean; if it does not become so, that is a fault, and no more."""
-        try:
-            self.told.append(f"{what} took {self.volume.heal(600):.1f} s")
-        except NotStartedError as exc:
-            self.faults.append(f"{what}: {exc}; entries: {self.volume.unhealed()}")
-
-    def _command(self, line: bytes) -> None:
-        for writer in self.writers.values():
-            if writer.stdin is not None:
-                with suppress(BrokenPipeError):  # it is over, which is told in the end
-                    writer.stdin.write(line)
-                    writer.stdin.flush()
-
-
-def kill_one(run: Run, brick: int) -> None:
-    """A brick is killed, mail flows without it, and it is started and healed while mail flows."""
-    _say(f"brick {brick} is killed")
-    run.volume.signal(brick, signal.SIGKILL)
-    run.calm()
-    run.volume.start_bricks()
-    run.calm()
-    run.healed(f"brick {brick} killed")
-
-
-def freeze_one(run: Run, brick: int) -> None:
-    """A brick says nothing any more: the clients wait until they take it for dead."""
-    _say(f"brick {brick} is frozen")
-    run.volume.signal(brick, signal.SIGSTOP)
-    run.calm(IMPATIENT_S + CALM_S)
-    run.volume.signal(brick, signal.SIGCONT)
-    run.calm()
-    run.healed(f"brick {brick} frozen")
-
-
-def kill_two(run: Run, brick: int) -> None:
-    """Two of three are killed: there is no quorum, and what is sent now has to be refused."""
-    other = (brick + 1) % len(run.volume.bricks)
-    _say(f"bricks {brick} and {other} are killed")
-    began = time.monotonic()
-    run.volume.signal(brick, signal.SIGKILL)
-    run.volume.signal(other, signal.SIGKILL)
-    run.calm()
-    run.volume.start_bricks()
-    run.calm()
-    run.healed(f"bricks {brick} and {other} killed")
-    # That the bricks agree does not say that each mount has them back: a client looks for them every three seconds.
-    run.away.append((began, time.monotonic() + RECONNECT_S))
-
-
-def _says_that_it_is_paused(writer: subprocess.Popen[bytes]) -> bool:
-    if writer.stdout is None or not select.select([writer.stdout], [], [], LONGEST_S)[0]:
-        return False
-    return writer.stdout.readline() in (b"paused\n", b"")  # or it is over, which is told in the end
-
-
-Trouble = tuple[Callable[[Run, int], None], int]
-SHORT: Final[tuple[Trouble, ...]] = ((kill_one, 0),)
-FULL: Final[tuple[Trouble, ...]] = (
-    (kill_one, 0),
-    (kill_one, 1),
-    (freeze_one, 2),
-    (kill_two, 0),
-    (kill_one, 2),
-    (freeze_one, 1),
-    (kill_two, 1),
 )
 
 
@@ -223,7 +104,7 @@ def _inside(place: Path, *, full: bool) -> int:
     except (NotStartedError, OSError, subprocess.SubprocessError) as exc:
         this.faults.append(f"{type(exc).__name__}: {exc}")
     this.faults += this.volume.stop()
-    _say("")
+    say("")
     print(f"cluster: {'WRONG' if this.faults else 'right'} ({time.monotonic() - began:.0f} s)")
     for line in this.told:
         print(f"  {line}")
@@ -237,7 +118,7 @@ def _inside(place: Path, *, full: bool) -> int:
 
 def _tell_costs(this: Run) -> None:
     for label, directory in (("this disk", this.volume.place), ("the volume", this.volume.mount("cost"))):
-        _say(f"what a delivery costs on {label}")
+        say(f"what a delivery costs on {label}")
         cost = json.loads(run(sys.executable, "-m", "tests.cluster.cost", directory))
         this.told.append(
             f"4 KiB on {label}: {cost['alone_ms']:.1f} ms alone (99 %: {cost['alone_p99_ms']:.1f} ms), of which one "
@@ -252,17 +133,36 @@ def _flow(this: Run, troubles: tuple[Trouble, ...]) -> None:
         for number in range(MOUNTS * WRITERS):
             command = _writer(this, f"w{number}", mounts[number % MOUNTS])
             this.writers[f"w{number}"] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        say("mail of each kind comes from each writer")
+        wait_for(lambda: _have_begun(this), "every writer delivers mail of every kind", LONGEST_S, step=0.2)
         this.calm()
         for trouble, brick in troubles:
             trouble(this, brick)
             this.calm()
     finally:
         _end(this)
-    _say("healing")
+    say("healing")
     this.heal("healing after the last message")
-    _say("one message comes last")
+    say("one message comes last")
     run(*_writer(this, "last", this.volume.mount("last")), "alone")
     _judge(this)
+
+
+def _notes(this: Run) -> list[Note]:
+    """Return all notes; of one that is being written, a last line may be without its end."""
+    files = (path.read_bytes() for path in (this.volume.place / "notes").iterdir())
+    return [Note.of(line) for data in files for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _have_begun(this: Run) -> bool:
+    """Whether each writer has delivered mail of each kind, so that no maildir and no folder is being made any more.
+
+    A directory that several machines make while a brick is killed may have no quorum until it has healed: GlusterFS
+    then says "no read subvols" in its log, and ENOTCONN to all.
+    """
+    come = (note for note in _notes(this) if note.outcome == "acknowledged")
+    told = {(note.name.partition("-")[0], note.kind, note.maildir) for note in come}
+    return len(told) == len(this.writers) * (len(KINDS) - 1 + len(FAN_OUT))
 
 
 def _writer(this: Run, name: str, mount: Path) -> list[str | Path]:
@@ -276,7 +176,7 @@ def _end(this: Run) -> None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
     for name, process in this.writers.items():
-        _say(f"writer {name} ends")
+        say(f"writer {name} ends")
         try:
             code = process.wait(LONGEST_S)
         except subprocess.TimeoutExpired:
@@ -287,15 +187,13 @@ def _end(this: Run) -> None:
 
 
 def _judge(this: Run) -> None:
-    _say("everything is read")
-    notes = [
-        Note.of(line) for path in (this.volume.place / "notes").iterdir() for line in path.read_bytes().splitlines()
-    ]
+    say("everything is read")
+    notes = _notes(this)
     fresh = this.volume.mount("judge")
     copies, faults, in_tmp = checks.read(fresh, MAILDIRS)
-    if not this.away:  # what is given up while nothing can be removed stays there
+    if not any(map(checks.is_without_quorum, notes)):  # what is given up while nothing can be removed stays there
         faults += [f"tmp/ has {name}" for name in in_tmp]
-    faults += checks.compare(notes, copies, this.away)
+    faults += checks.compare(notes, copies)
     missing, wrong = checks.count_quota(fresh, copies)
     faults += wrong
     faults += checks.differences(this.volume.bricks, MAILDIRS)
@@ -305,6 +203,7 @@ def _judge(this: Run) -> None:
         for note in notes
         if note.outcome != "acknowledged"
         and not checks.is_put_off(note)
+        and not checks.is_without_quorum(note)
         and not any(note.ended >= a and note.began <= b for a, b in this.away)
     ]
     median, late, longest = checks.waits(notes)
@@ -314,25 +213,21 @@ def _judge(this: Run) -> None:
     if not all(kinds[kind] for kind in ("bytes", "stream", "folder", "keywords", "quota", "fan-out")):
         faults.append(f"some kind of mail was never acknowledged: {dict(kinds)}")
     there = {(copy.name, copy.maildir) for copy in copies}
-    unknowable = sum((n.name, n.maildir) in there for n in notes if checks.is_unknowable(n, this.away))
+    unknowable = sum((n.name, n.maildir) in there for n in notes if checks.is_unknowable(n))
     losses = sum(fault.startswith("lost") for fault in faults)
     this.told += [
         f"{MOUNTS * WRITERS} writers on {MOUNTS} mounts, one host name: {outcomes['acknowledged']:,} acknowledged "
         f"({', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}), {losses} lost, "
         f"{outcomes['refused']:,} refused, {outcomes['uncertain']:,} uncertain",
         f"{sum(map(checks.is_put_off, notes))} messages put off: another had the lock of the keywords for ten seconds",
-        f"{len(in_tmp)} files in tmp/, of messages refused while two bricks were away",
+        f"{sum(map(checks.is_without_quorum, notes)):,} messages refused without a quorum (ENOTCONN)",
+        f"{len(in_tmp)} files in tmp/, of messages refused so",
         f"{unknowable} messages refused by a rename without a quorum, which the heal has kept: a second copy each",
         f"maildirsize does not know of {missing} messages, which were recorded while it was counted elsewhere",
         f"wait of what was acknowledged: median {median * 1000:.0f} ms, 99 % {late * 1000:.0f} ms, "
         f"worst {longest:.1f} s",
     ]
     this.faults += faults
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

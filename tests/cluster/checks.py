@@ -70,13 +70,22 @@ def _keywords(path: Path) -> dict[str, str]:
     return {chr(ord("a") + int(number)): name for number, name in lines}
 
 
-def is_unknowable(note: Note, away: Iterable[tuple[float, float]]) -> bool:
-    """Tell whether a message was refused as it was published, while two bricks were away: it may be there.
+#: What GlusterFS says where it has no quorum: for a volume of which two bricks are away, or for one directory that two
+#: bricks do not agree about.
+NO_QUORUM: Final = "Transport endpoint is not connected"
+
+
+def is_without_quorum(note: Note) -> bool:
+    """Tell whether a message was refused as the store had no quorum, by its own word."""
+    return note.outcome == "refused" and note.reason.endswith(NO_QUORUM)
+
+
+def is_unknowable(note: Note) -> bool:
+    """Tell whether a message was refused as it was published without a quorum: it may be there.
 
     One brick has the name then, and no client can look: reads want a quorum, too. The heal may keep either state.
     """
-    is_publishing = note.outcome == "refused" and "publish failed: Transport endpoint is not connected" in note.reason
-    return is_publishing and any(note.ended >= began and note.began <= ended for began, ended in away)
+    return is_without_quorum(note) and "publish failed: " in note.reason
 
 
 def is_put_off(note: Note) -> bool:
@@ -88,11 +97,8 @@ def is_put_off(note: Note) -> bool:
     return note.outcome == "refused" and note.kind == "keywords" and note.reason.endswith("the lock")
 
 
-def compare(notes: Sequence[Note], copies: Sequence[Copy], away: Sequence[tuple[float, float]] = ()) -> list[str]:
-    """Return what must not be: lost, torn, double, clashing, elsewhere, or there though it was refused.
-
-    *away* is when two bricks were.
-    """
+def compare(notes: Sequence[Note], copies: Sequence[Copy]) -> list[str]:
+    """Return what must not be: lost, torn, double, clashing, elsewhere, or there though it was refused."""
     faults = [f"torn: {copy.maildir}/{copy.folder} {copy.key}" for copy in copies if copy.name is None]
     told = {(note.name, note.maildir): note for note in notes}
     faults += [
@@ -110,7 +116,7 @@ def compare(notes: Sequence[Note], copies: Sequence[Copy], away: Sequence[tuple[
         what = f"{note.name} ({note.kind}) in {note.maildir}"
         if note.outcome == "acknowledged" and not here:
             faults.append(f"lost: {what}")
-        if note.outcome == "refused" and here and not is_unknowable(note, away):
+        if note.outcome == "refused" and here and not is_unknowable(note):
             faults.append(f"there, though refused: {what}: {note.reason}")
         if len(here) > 1:
             faults.append(f"{len(here)} times: {what}")
