@@ -329,10 +329,18 @@ MUTATIONS: Final = (
     Mutation(
         "quota-recorded",
         "disk/maildirsize.py",
-        '        write_all(disk, fd, f"{size} {number}\\n".encode())\n',
+        '                write_all(disk, fd, f"{size} {number}\\n".encode())\n',
         "",
         "what a message takes is recorded",
         "tests/test_quota.py::test_a_hundred_at_once_cannot_all_pass",
+    ),
+    Mutation(
+        "quota-counted-elsewhere",
+        "disk/maildirsize.py",
+        "            if not is_in_doubt(before[1]):\n",
+        "            if True:\n",
+        "what another machine has counted is not added to its count",
+        "tests/test_quota.py::test_a_count_elsewhere_behind_a_cached_name",
     ),
     Mutation(
         "quota-count-that-changed",
