@@ -8,9 +8,9 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
+from look import until
 from maildir_async.disk import threads as crew_module
 from maildir_async.disk.threads import Crew
-from look import until
 from support import forked
 
 NAME = "test-crew"
