@@ -15,7 +15,8 @@ byte, moves it to ``cur/``, and deletes it after ten seconds. What is wrong (`ve
   itself. How many threads there were at least in the calm, while mail flowed, is measured too. The first quarter of
   these rests is the warm-up. The median of the last quarter may be above that of the second by no more than
   `verdict.ALLOWED` of memory, descriptors, threads and tasks (`verdict.ALLOWED_SHORT` in a run shorter than ten
-  minutes), and by no more than `verdict.ALLOWED_OBJECTS` objects of each type that the garbage collector knows;
+  minutes), and by no more than `verdict.ALLOWED_OBJECTS` objects of each type that the garbage collector knows. A
+  short run goes on until it has had `verdict.FEWEST` rests, for two minutes more if need be;
 * anything that the program itself finds: an exception that is not the package's, a task that does not end.
 
 Latencies and the loop's lag are told, by the minute, and not judged: a busy machine is no fault of the library.

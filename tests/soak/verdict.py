@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .measure import Histogram
 
-__all__ = ["ALLOWED", "ALLOWED_OBJECTS", "ALLOWED_SHORT", "judge", "read", "summary"]
+__all__ = ["ALLOWED", "ALLOWED_OBJECTS", "ALLOWED_SHORT", "FEWEST", "judge", "read", "summary"]
 
 #: How much the median of the last quarter may be above that of the second. Those `working` are the threads that there
 #: were at least in the calm before the rest, while mail flowed: on a busy machine 8 to 21, one after the other.
