@@ -112,6 +112,23 @@ def test_jobs_run_in_the_order_given(make_crew: Callable[[int], Crew]) -> None:
     assert work.done == list(range(50))
 
 
+def test_a_thread_that_is_being_started_may_run_a_finalizer(
+    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finalizer that the new thread runs before it is known to have started may give the crew a job of its own."""
+    crew, ran = make_crew(2), [threading.Event(), threading.Event()]
+    identify, finalizers = threading.Thread._set_ident, [ran[1].set]  # type: ignore[attr-defined]
+
+    def with_finalizer(thread: threading.Thread) -> None:
+        if thread.name.startswith(f"{NAME}-") and finalizers:
+            crew.run(finalizers.pop())
+        identify(thread)
+
+    monkeypatch.setattr(threading.Thread, "_set_ident", with_finalizer)
+    threading.Thread(target=crew.run, args=(ran[0].set,), daemon=True).start()
+    assert all(event.wait(WAIT_S) for event in ran)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_idle_threads_end(make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Threads that find no work end by themselves, and the crew works again afterwards with new ones."""

@@ -76,13 +76,18 @@ class Crew(Executor):
                 idler.wake.release()
                 return
             self._jobs.append(job)
-            if self._unfinished > self._threads and self._threads < self._size:
-                try:
-                    self._start_thread()
-                except RuntimeError:
-                    self._jobs.remove(job)
-                    self._unfinished -= 1
-                    raise
+            if not self._is_short_of_threads():
+                return
+            self._threads += 1
+        try:
+            self._start_thread()
+        except RuntimeError:
+            with self._lock:
+                if self._threads or job not in self._jobs:
+                    return  # another has it, or will
+                self._jobs.remove(job)
+                self._unfinished -= 1
+            raise
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a thread call *fn* (the interface of `concurrent.futures`, for asyncio and aiofiles)."""
@@ -108,9 +113,11 @@ class Crew(Executor):
         """Allow *more* threads: as many hang, and are to hold up nobody. Negative: fewer again."""
         with self._lock:
             self._size += more
-            if more > 0 and self._unfinished > self._threads and self._threads < self._size:
-                with contextlib.suppress(RuntimeError):  # no thread to be had: those there are go on
-                    self._start_thread()
+            if more < 0 or not self._is_short_of_threads():
+                return
+            self._threads += 1
+        with contextlib.suppress(RuntimeError):  # no thread to be had: those there are go on
+            self._start_thread()
 
     @property
     def threads(self) -> int:
@@ -126,16 +133,23 @@ class Crew(Executor):
             time.sleep(0.002)  # only ever at the end of the interpreter and in tests
         return True
 
+    def _is_short_of_threads(self) -> bool:
+        return self._unfinished > self._threads and self._threads < self._size
+
     def _start_thread(self) -> None:
+        """Start a thread that has been counted; RuntimeError, and it is counted no more, where none can be had.
+
+        Not to be called with the lock: before `threading.Thread.start` goes on, the new thread may run a finalizer, and
+        that a job.
+        """
         self._started += 1
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            if not self._threads:
-                raise
-        else:
-            self._threads += 1
+            with self._lock:
+                self._threads -= 1
+            raise
 
     def _work(self) -> None:
         me = _Idler()
