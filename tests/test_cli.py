@@ -36,8 +36,7 @@ def run(
     given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
     return subprocess.run(
         [*command, *map(str, arguments)],
-        **(given | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
-        env=ENVIRONMENT,
+        **(given | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT} | options),
         timeout=60,
     )
 

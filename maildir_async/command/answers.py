@@ -3,17 +3,41 @@
 An exit code is one of sysexits.h; the greatest, if there are several. 75 (EX_TEMPFAIL) stands for every failure that
 may heal. 74 (EX_IOERR) is never used, though disks have I/O errors: Postfix returns the message to its sender after
 64, 65, 66, 73 and 74, and keeps it for another try after 75 (sys_exits.c there).
+
+Lines go to the descriptors, past the buffers of `sys.stdout` and `sys.stderr`: what is left in a buffer that cannot be
+written makes Python end with a complaint of its own, and with exit code 120.
 """
 
 import contextlib
 import errno
+import io
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 from maildir_async.errors import MaildirError, NotAMaildirError, QuotaExceededError
 
-__all__ = ["exit_code", "failed", "told", "write_line"]
+__all__ = ["SIGPIPE_CODE", "OutputError", "exit_code", "failed", "print_text", "told", "write_line"]
+
+#: What a shell says of a program that SIGPIPE has ended, as it ends most at the left of ``| head``. Python ignores it.
+SIGPIPE_CODE: Final = 128 + 13
+
+
+class OutputError(Exception):
+    """Standard output cannot be written.
+
+    Attributes:
+        code: what a command ends with whose work is to write it.
+    """
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {why.strerror}")
+        self.is_unread = why.errno == errno.EPIPE
+        self.code = SIGPIPE_CODE if self.is_unread else os.EX_TEMPFAIL
+
+    def tell(self) -> int:
+        """Say it on standard error, unless it is only that who read it has seen enough; return the exit code."""
+        return self.code if self.is_unread else failed(self.code, str(self))
 
 
 def exit_code(exc: MaildirError) -> int:
@@ -44,4 +68,34 @@ def write_line(stream: Any, line: str) -> None:
     """Write a line. If that fails, it is lost: a message that has been delivered must not be sent again for it."""
     if stream is not None:
         with contextlib.suppress(OSError):
-            os.write(stream.fileno(), os.fsencode(line) + b"\n")
+            _write(stream, line + "\n")
+
+
+def print_text(text: str) -> None:
+    """Write *text* on standard output, for a command whose work that is. `OutputError` if it cannot be."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        _write(sys.stdout, text)
+    except OSError as exc:
+        raise OutputError(exc) from None
+
+
+def _write(stream: Any, text: str) -> None:
+    """Write all of *text*. Blocks while nobody reads what came before."""
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:  # whoever calls this in a program has put something else there
+        stream.write(text)
+        return
+    octets = _octets(text)
+    while octets:
+        octets = octets[os.write(descriptor, octets) :]
+
+
+def _octets(text: str) -> bytes:
+    """Return names as they are on the disk, and what the locale has no characters for as Python writes it."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return b"".join(map(_octets, text)) if len(text) > 1 else text.encode("ascii", "backslashreplace")

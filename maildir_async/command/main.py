@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from maildir_async.command.answers import failed
+from maildir_async.command.answers import OutputError, failed, print_text
 from maildir_async.command.parser import Parser
 
 __all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(arguments)
+    except OutputError as exc:
+        return exc.tell()
     except OSError as exc:  # there are no descriptors, no memory for what is to be shared, or the like
         return failed(os.EX_TEMPFAIL, str(exc))
 
@@ -92,5 +94,5 @@ class _Version(argparse.Action):
             found = version("maildir-async")
         except PackageNotFoundError:  # run from its source
             found = "(not installed)"
-        print(f"maildir-async {found}, Python {sys.version.partition(' ')[0]}")
+        print_text(f"maildir-async {found}, Python {sys.version.partition(' ')[0]}\n")
         parser.exit()

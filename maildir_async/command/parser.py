@@ -6,12 +6,14 @@ module is named in `maildir_async.command.main.SUBCOMMANDS`, and imported when i
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from textwrap import dedent, fill
 from textwrap import indent as indent_by
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from maildir_async.command.answers import print_text, write_line
 from maildir_async.format.given import meant
 from maildir_async.format.sizes import size_of
 
@@ -54,6 +56,13 @@ class Parser(argparse.ArgumentParser):
             choices = [str(each) for each in action.choices]
             text = f"one of {', '.join(choices)} is wanted, not {value!r}{meant(str(value), choices)}"
             raise argparse.ArgumentError(action, text)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help, or an error. `OutputError` if that is standard output's, and it cannot be written."""
+        if file is not None and file is sys.stdout:
+            print_text(message)
+        else:
+            write_line(sys.stderr, message.removesuffix("\n"))
 
     def error(self, message: str) -> NoReturn:
         """Exit, and say why."""
