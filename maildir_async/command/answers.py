@@ -28,6 +28,7 @@ class OutputError(Exception):
 
     Attributes:
         code: what a command ends with whose work is to write it.
+
     """
 
     def __init__(self, why: OSError) -> None:

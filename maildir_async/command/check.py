@@ -109,6 +109,7 @@ class _Text:
     Attributes:
         is_needed: whether nothing is to be looked at any more when it cannot be printed. Otherwise that is told once,
             and a repair goes on.
+
     """
 
     def __init__(self, *, shows_all: bool) -> None:

@@ -1,6 +1,7 @@
 """``maildir-async import``: mail of other formats comes into a maildir."""
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -77,17 +78,23 @@ def _import(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
 async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
     whole, code, unread = ImportReport(dry_run=options.dry_run), os.EX_OK, 0
     for source in options.sources:
+        seen = _Seen()
         try:
-            with _bar(source, is_wanted=options.progress) as on_progress:
+            with _bar(source, is_wanted=options.progress) as show:
+                seen.show = show
                 report = await import_mail(
                     source,
                     maildir,
                     dry_run=options.dry_run,
-                    on_progress=on_progress,
+                    on_progress=seen,
                     folder=options.folder,
                     dialect=options.mbox,
                     journal=options.journal,
                 )
+        except asyncio.CancelledError:  # by a signal
+            again = "" if options.dry_run else "; the same command goes on from there"
+            _say(f"{source}: {seen.done:,} messages gone through{again}")
+            raise
         except OSError as exc:
             _say(f"{source} cannot be read: {exc.strerror}")
             code, unread = max(code, os.EX_NOINPUT), unread + 1
@@ -109,6 +116,19 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
                 code = max(code, os.EX_TEMPFAIL if report.refused else os.EX_DATAERR)
     _say(f"{whole}; {unread} of {len(options.sources)} sources not read at all" if unread else str(whole))
     return code
+
+
+class _Seen:
+    """Knows how far an import is, for when a signal ends it."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.show: Progress | None = None
+
+    def __call__(self, done: int, total: int | None, at: int) -> None:
+        self.done = done
+        if self.show is not None:
+            self.show(done, total, at)
 
 
 def _say(text: str) -> None:
