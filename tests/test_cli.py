@@ -17,7 +17,7 @@ import pytest
 
 import maildir_async
 from look import until
-from maildir_async.command.main import main
+from maildir_async.command.main import SUBCOMMANDS, main
 from maildir_async.command.signals import SIGNALS
 from support import some
 
@@ -242,7 +242,6 @@ def test_a_full_maildir_exits_with_75_or_77(tmp_path: Path, option: list[str], c
 
 
 USAGE_ERRORS: dict[str, list[str]] = {
-    "nothing": [],
     "unknown command": ["fetch"],
     "no maildir": ["deliver"],
     "empty maildir": ["deliver", ""],
@@ -282,6 +281,15 @@ MEANT: dict[str, tuple[list[str], str]] = {
         ["check", "m", "--older-than=2d"],
         "--older-than: a number of hours, such as 36 or 0.5, is wanted",
     ),
+    "flags": (["deliver", "m", "--flags=X"], "deliver: --flags: 'X' is not a Maildir flag"),
+    "keyword": (["deliver", "m", "--keyword=a b"], "deliver: --keyword: 'a b' is no IMAP keyword"),
+    "prefix": (["deliver", "m", "--prefix=x"], "deliver: --prefix line 1 is not a header field"),
+    "folder": (["deliver", "m", "--folder=a//b"], "deliver: --folder has an empty part: 'a//b'"),
+    "quota": (["deliver", "m", "--quota=x"], "deliver: --quota: a quota such as 2G,10000C is wanted"),
+    "time": (["deliver", "m", "--received-at=0001-01-01"], "deliver: --received-at is no time"),
+    "path": (["deliver", ""], "deliver: MAILDIR is not a path: ''"),
+    "imported folder": (["import", "--folder=a//b", "x", "m"], "import: --folder has an empty part"),
+    "journal": (["import", "--journal=", "x", "m"], "import: --journal is not a path: ''"),
     "not a number": (["clean", "m", "--older-than=nan"], "--older-than: a number of hours"),
 }
 
@@ -293,6 +301,15 @@ def test_a_usage_error_says_what_is_wanted(name: str, capfd: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(arguments)
     assert said in capfd.readouterr().err
+
+
+def test_without_a_subcommand_they_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    """`maildir-async` alone is a usage error that says what there is, a line each."""
+    assert main([]) == os.EX_USAGE
+    first, *lines = capfd.readouterr().err.splitlines()
+    assert first.startswith("maildir-async: a COMMAND is wanted")
+    assert [line.split()[0] for line in lines] == list(SUBCOMMANDS)
+    assert "store standard input, or files" in lines[0]
 
 
 def test_files_may_come_behind_an_option(tmp_path: Path) -> None:

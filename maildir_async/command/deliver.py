@@ -108,13 +108,17 @@ def add_parser(commands: Commands) -> None:
 
 def _deliver(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     level = Durability(options.durability)
+    try:
+        quota = quota_of(options.quota, is_permanent=options.quota_permanent)
+    except ValueError as exc:
+        raise ValueError(f"quota: {exc}") from None
     maildir = Maildir(
         options.maildir,
         create=options.create,
         durability=level,
         size_limit=options.size_limit,
         inherit_mode=options.inherit_mode,
-        quota=quota_of(options.quota, is_permanent=options.quota_permanent),
+        quota=quota,
     )
     asked: MessageOptions = {
         "folder": options.folder,

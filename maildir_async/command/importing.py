@@ -12,6 +12,7 @@ from maildir_async.command.answers import told, write_line
 from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
+from maildir_async.format.options import check_path
 from maildir_async.mail_import.importer import import_mail
 from maildir_async.mail_import.mbox import DIALECTS
 from maildir_async.mail_import.messages import STDIN
@@ -72,6 +73,8 @@ def add_parser(commands: Commands) -> None:
 def _import(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     maildir = Maildir(options.maildir, create=options.create, durability=Durability(options.durability))
     maildir.mailbox_of(options.folder)  # raises what is wrong with it
+    if options.journal is not None:
+        check_path(options.journal, "journal")
     return _import_each(maildir, options)
 
 

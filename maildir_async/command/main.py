@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from maildir_async.command.answers import OutputError, failed, print_text
-from maildir_async.command.parser import Parser
+from maildir_async.command.answers import OutputError, failed, print_text, write_line
+from maildir_async.command.parser import Commands, Parser
 
 __all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
 
@@ -68,12 +68,15 @@ def run() -> NoReturn:
 
 def _run(arguments: Sequence[str]) -> int:
     asked = arguments[:1] if arguments and arguments[0] in SUBCOMMANDS else SUBCOMMANDS
-    options = make_parser(asked).parse_args(arguments)
+    whole = make_parser(asked)
+    options = whole.parse_args(arguments)
+    if "parser" not in options:
+        return _ask_for_one(whole, options.commands)
     parser: Parser = options.parser
     try:
         done = options.command(options)
     except (ValueError, OverflowError) as exc:
-        parser.error(str(exc))
+        parser.refuse(exc)
     if isinstance(done, int):
         return done
     from maildir_async.command.signals import run_until_signal  # not for those that need no event loop
@@ -89,10 +92,20 @@ def make_parser(names: Iterable[str] = SUBCOMMANDS) -> Parser:
         epilog="maildir-async COMMAND --help tells about each of them.",
     )
     parser.add_argument("--version", action=_Version, help="say which version this is, and exit")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    parser.set_defaults(commands=commands)
     for name in names:
         importlib.import_module(SUBCOMMANDS[name]).add_parser(commands)
     return parser
+
+
+def _ask_for_one(parser: Parser, commands: Commands) -> int:
+    """Say which subcommands there are: who gives none does not know them."""
+    lines = [f"{parser.prog}: a COMMAND is wanted (COMMAND --help tells more about it), one of"]
+    listed: list[argparse.Action] = commands._get_subactions()  # pyright: ignore[reportPrivateUsage] # no other name
+    lines += [f"  {command.dest:8} {command.help}" for command in listed]
+    write_line(sys.stderr, "\n".join(lines))
+    return os.EX_USAGE
 
 
 class _Version(argparse.Action):

@@ -64,6 +64,17 @@ class Parser(argparse.ArgumentParser):
         else:
             write_line(sys.stderr, message.removesuffix("\n"))
 
+    def refuse(self, exc: Exception) -> NoReturn:
+        """Exit, and say what *exc* does: where it begins with the library's name of an argument, by the option's."""
+        said = str(exc)
+        name = said.replace(":", " ", 1).partition(" ")[0]
+        shown = {each.dest: each.option_strings[-1] for each in self._actions if each.option_strings}
+        if "keyword" in shown:
+            shown["keywords"] = shown["keyword"]
+        if any(each.dest == "maildir" for each in self._actions):
+            shown["path"] = "MAILDIR"
+        self.error(shown.get(name, name) + said.removeprefix(name))
+
     def error(self, message: str) -> NoReturn:
         """Exit, and say why."""
         self.exit(os.EX_USAGE, f"{self.prog}: {message} (--help tells more)\n")
