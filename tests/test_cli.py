@@ -339,6 +339,20 @@ def test_a_maildir_that_is_not_there_is_told_in_one_way(name: str, tmp_path: Pat
     assert f"{tmp_path}/m is not a maildir: it does not exist (look at the path; " in one_line(done.stderr)
 
 
+def test_what_is_made_above_a_maildir_is_told(tmp_path: Path) -> None:
+    """A mistyped path is not a silent success: the outermost directory that was made is named; once."""
+    (tmp_path / "file").write_bytes(MESSAGE)
+    for arguments in (["deliver", "a/b/m", "file"], ["deliver", "c/d/m", "file", "file"], ["import", "file", "e/f/m"]):
+        made = next(word for word in arguments if word.endswith("/m"))
+        done = run(*arguments, cwd=tmp_path)
+        top = f"{tmp_path}/{made[0]}"
+        told = f"maildir-async: {top} was not there, and has been made, for the maildir {tmp_path}/{made}\n"
+        assert done.returncode == 0
+        assert told in done.stderr.decode()
+    assert run("deliver", "a/b/m", "file", cwd=tmp_path).stderr == b""
+    assert run("deliver", "a/b/n", "file", cwd=tmp_path).stderr == b""
+
+
 # What goes wrong.
 
 

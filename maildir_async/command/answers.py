@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from maildir_async.errors import MaildirError, NotAMaildirError, QuotaExceededError
 
-__all__ = ["SIGPIPE_CODE", "OutputError", "exit_code", "failed", "print_text", "told", "write_line"]
+__all__ = ["SIGPIPE_CODE", "OutputError", "Parents", "exit_code", "failed", "print_text", "told", "write_line"]
 
 #: What a shell says of a program that SIGPIPE has ended, as it ends most at the left of ``| head``. Python ignores it.
 SIGPIPE_CODE: Final = 128 + 13
@@ -63,6 +63,25 @@ def failed(code: int, text: str) -> int:
     """Say *text* on standard error, as one line; return *code*."""
     write_line(sys.stderr, "maildir-async: " + " ".join(text.splitlines()))
     return code
+
+
+class Parents:
+    """Tells of directories that are made above a maildir, as a path that was mistyped has them made.
+
+    To be made before there is an event loop: it looks at the file system, which may hang, and a signal ends that.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._absent: str | None = None  # the outermost
+        above = os.path.dirname(path)
+        while not os.path.lexists(above):
+            self._absent, above = above, os.path.dirname(above)
+
+    def tell(self) -> None:
+        """Say on standard error which directory above the maildir has been made."""
+        if self._absent is not None and os.path.isdir(self._path):
+            failed(os.EX_OK, f"{self._absent} was not there, and has been made, for the maildir {self._path}")
 
 
 def write_line(stream: Any, line: str) -> None:

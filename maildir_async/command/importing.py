@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from maildir_async.command.answers import told, write_line
+from maildir_async.command.answers import Parents, told, write_line
 from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
@@ -54,7 +54,9 @@ def add_parser(commands: Commands) -> None:
             """,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="where the mail is; - is standard input")
-    parser.add_argument("maildir", metavar="MAILDIR", help="where it goes; made if it is not there")
+    parser.add_argument(
+        "maildir", metavar="MAILDIR", help="where it goes; made if it is not there, with what is above it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="look at all of it, and store nothing")
     parser.add_argument("--folder", metavar="NAME", help="the folder that it goes to, or below, such as Archive/2024")
     parser.add_argument(
@@ -75,10 +77,10 @@ def _import(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     maildir.mailbox_of(options.folder)  # raises what is wrong with it
     if options.journal is not None:
         check_path(options.journal, "journal")
-    return _import_each(maildir, options)
+    return _import_each(maildir, options, Parents(maildir.path))
 
 
-async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
+async def _import_each(maildir: Maildir, options: argparse.Namespace, parents: Parents) -> int:
     whole, code, unread = ImportReport(dry_run=options.dry_run), os.EX_OK, 0
     for source in options.sources:
         seen = _Seen()
@@ -117,6 +119,7 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
             whole += report
             if report.failed:
                 code = max(code, os.EX_TEMPFAIL if report.refused else os.EX_DATAERR)
+    parents.tell()
     _say(f"{whole}; {unread} of {len(options.sources)} sources not read at all" if unread else str(whole))
     return code
 
