@@ -107,3 +107,41 @@ def test_an_error_that_nobody_hears_is_in_the_exit_code(to: str, tmp_path: Path)
     """So it is for a wrong command line, and for what is no maildir."""
     assert run("deliver", to=to).returncode == os.EX_USAGE
     assert run("info", tmp_path / "m", to=to).returncode == os.EX_NOINPUT
+
+
+#: Python takes file names for ASCII, in which others' bytes are surrogates, and what it prints too.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    some(
+        [
+            ["info", "mü\udcff"],
+            ["deliver", "mü\udcff", "é\udcff"],
+            ["check", "mü\udcff"],
+            ["info", "nö\udcff"],
+            ["deliver", "mü\udcff", "nö\udcff"],
+            ["import", "é\udcff", "mü\udcff"],
+            ["import", "nö\udcff", "mü\udcff"],
+            ["deliver", "mü\udcff", "--kwürd=x"],
+        ],
+        7,
+    ),
+)
+def test_a_locale_without_the_letters_is_no_failure(arguments: list[str], tmp_path: Path) -> None:
+    """Names with letters and bytes that the locale has not are told somehow, and the exit code is as it would be."""
+    (tmp_path / "é\udcff").write_bytes(MESSAGE)
+    for name in ("tmp", "new", "cur", ".Entw&APw-rfe/cur"):
+        (tmp_path / "mü\udcff" / name).mkdir(parents=True, mode=0o700)
+    done, usual = (
+        test_cli.run(*arguments, cwd=tmp_path, env=test_cli.ENVIRONMENT | more, stdin=b"") for more in (ASCII, {})
+    )
+    assert done.returncode == usual.returncode
+    assert len(done.stdout.splitlines()) == len(usual.stdout.splitlines())
+    assert len(done.stderr.splitlines()) == len(usual.stderr.splitlines())
+    assert b"Unicode" not in done.stderr
+    if arguments[0] == "deliver" and done.stdout:
+        assert os.path.exists(done.stdout.removesuffix(b"\n"))
+    if arguments[0] == "info" and done.stdout:
+        assert rb"Entw\xfcrfe" in done.stdout
