@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from textwrap import dedent, fill
+from textwrap import dedent, fill, wrap
 from textwrap import indent as indent_by
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -115,8 +115,14 @@ class _Formatter(argparse.HelpFormatter):
     """Fills paragraphs to the terminal's width, and keeps those that are indented, and headings, as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        blocks = [block if "\n " in block else fill(" ".join(block.split()), width) for block in text.split("\n\n")]
+        blocks = [
+            block if "\n " in block else fill(" ".join(block.split()), width, break_on_hyphens=False)  # of --options
+            for block in text.split("\n\n")
+        ]
         return indent_by("\n\n".join(blocks), indent)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 # Types of arguments: their errors are told with the option's name.
