@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import maildir_async
 from fuzz import NO_PARSERS, TARGETS, session
 from fuzz.inputs import pieces_of, target_of
 from fuzz.running import run_by_chance, run_patterns
 from support import reproducible
 
-PACKAGE: Final = Path(__file__).resolve().parent.parent / "maildir_async"
+PACKAGE: Final = Path(maildir_async.__file__).parent  # which may be installed elsewhere
 
 #: Of those that need a session, which cost more and have no other property test, three times as many inputs.
 IN_SESSIONS: Final = ("bdat", "data", "paths")

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
+import maildir_async
 from mutations.lines import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(maildir_async.__file__).parent  # which may be installed elsewhere
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.name)
 def test_the_line_is_there_and_its_test(mutation: Mutation) -> None:
     """Its text occurs once in its file, what takes its place is Python, and the test that it names exists."""
-    before = (ROOT / "maildir_async" / mutation.file).read_text()
+    before = (PACKAGE / mutation.file).read_text()
     assert before.count(mutation.text) == 1
     ast.parse(before.replace(mutation.text, mutation.broken))
     file, _, name = mutation.test.partition("::")
