@@ -1,8 +1,11 @@
 """Signals before the command has begun, while it is at it, and when it is done."""
 
+import fcntl
 import os
 import re
+import select
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from look import until
 from support import some
-from test_cli import messages, run, running
+from test_cli import COMMAND, ENVIRONMENT, messages, run, running
 
 #: The whole process; SIGINT is what a shell gives a program in the foreground.
 IMPORTS = """
@@ -40,6 +43,26 @@ def test_what_is_delivered_is_not_undone_by_a_signal_at_the_end(number: signal.S
     done = run("deliver", tmp_path / "m", stdin=b"x", command=patched(patch))
     assert (done.returncode, done.stderr) == (0, b"")
     assert messages(tmp_path / "m") == [b"x"]
+
+
+def test_who_does_not_read_does_not_keep_it(tmp_path: Path) -> None:
+    """A pipe that is full, as before a pager, keeps no signal from ending the command; what is delivered is counted."""
+    (tmp_path / "given").mkdir()
+    given = [tmp_path / "given" / str(number) for number in range(200)]
+    for path in given:
+        path.write_bytes(b"x")
+    reader, writer = os.pipe()
+    with open(reader, "rb"), open(writer, "wb") as output:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        command = [*COMMAND, "deliver", str(tmp_path / "m"), *map(str, given)]
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+            until(lambda: select.select([], [writer], [], 0)[1] == [])
+            process.terminate()
+            assert process.wait(60) == os.EX_TEMPFAIL
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+    assert re.match(rf"maildir-async: {len(messages(tmp_path / 'm'))} delivered, 0 failed, \d+ not delivered; ", said)
+    assert messages(tmp_path / "m", "tmp") == []
 
 
 def test_an_import_that_is_interrupted_says_how_far_it_came(tmp_path: Path) -> None:

@@ -12,15 +12,34 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
+import time
 from typing import Any, Final
 
 from maildir_async.errors import MaildirError, NotAMaildirError, QuotaExceededError
 
-__all__ = ["SIGPIPE_CODE", "OutputError", "Parents", "exit_code", "failed", "print_text", "told", "write_line"]
+__all__ = [
+    "SIGPIPE_CODE",
+    "OutputError",
+    "Parents",
+    "exit_code",
+    "failed",
+    "print_text",
+    "told",
+    "wait_again",
+    "wait_no_longer",
+    "write_line",
+]
 
 #: What a shell says of a program that SIGPIPE has ended, as it ends most at the left of ``| head``. Python ignores it.
 SIGPIPE_CODE: Final = 128 + 13
+
+#: Seconds that a pipe may stay full after a signal. Arbitrary: enough for whoever reads at all.
+GRACE_S: Final = 2.0
+
+#: When signals came. A list, since a handler of signals adds to it, between any two steps of what it interrupts.
+_ended: list[float] = []
 
 
 class OutputError(Exception):
@@ -102,15 +121,35 @@ def print_text(text: str) -> None:
 
 
 def _write(stream: Any, text: str) -> None:
-    """Write all of *text*. Blocks while nobody reads what came before."""
+    """Write all of *text*. Blocks while nobody reads what came before, until a signal has come."""
     try:
         descriptor = stream.fileno()
     except io.UnsupportedOperation:  # whoever calls this in a program has put something else there
         stream.write(text)
         return
     octets = _octets(text)
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
     while octets:
-        octets = octets[os.write(descriptor, octets) :]
+        while not ready.poll(_patience_ms()):
+            if _ended:
+                raise OSError(errno.EAGAIN, "nobody reads it")
+        # A pipe that is ready takes as much as this at once, and does not keep us past a signal.
+        octets = octets[os.write(descriptor, octets[: select.PIPE_BUF]) :]
+
+
+def _patience_ms() -> int:
+    return max(0, int((_ended[0] + GRACE_S - time.monotonic()) * 1000)) if _ended else 1000
+
+
+def wait_no_longer() -> None:
+    """Give those who read the output `GRACE_S` more: a signal is to end the command. May be called by its handler."""
+    _ended.append(time.monotonic())
+
+
+def wait_again() -> None:
+    """Forget of signals: the command is over, and the process may go on."""
+    _ended.clear()
 
 
 def _octets(text: str) -> bytes:
