@@ -56,7 +56,7 @@ TELLING = {
 }
 
 
-@pytest.mark.parametrize("name", some(TELLING, 3))
+@pytest.mark.parametrize("name", some(TELLING, 5))
 def test_whose_reader_has_gone_ends_without_a_word(name: str, maildir: Path) -> None:
     """`info | head -1` ends as SIGPIPE ends other programs, and Python says nothing of its own."""
     done = run(*TELLING[name], to="|", cwd=maildir.parent)
@@ -71,6 +71,7 @@ def test_what_could_not_be_told_is_a_failure(name: str, maildir: Path) -> None:
     assert (done.returncode, one_line(done.stderr)) == (os.EX_TEMPFAIL, said)
 
 
+@pytest.mark.heavy
 def test_what_has_nowhere_to_go_is_a_failure(maildir: Path) -> None:
     """A standard output that is closed is not taken for one that has been written."""
     done = run("info", "m", to=">&-", cwd=maildir.parent)
@@ -102,7 +103,8 @@ def test_mail_is_more_than_its_telling(name: str, to: str, tmp_path: Path) -> No
     assert messages(tmp_path / "m", "tmp") == []
 
 
-@pytest.mark.parametrize("to", some(["2>&-", "2>/dev/full"], 2))
+@pytest.mark.heavy
+@pytest.mark.parametrize("to", ["2>&-", "2>/dev/full"])
 def test_an_error_that_nobody_hears_is_in_the_exit_code(to: str, tmp_path: Path) -> None:
     """So it is for a wrong command line, and for what is no maildir."""
     assert run("deliver", to=to).returncode == os.EX_USAGE
@@ -126,7 +128,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
             ["import", "nö\udcff", "mü\udcff"],
             ["deliver", "mü\udcff", "--kwürd=x"],
         ],
-        7,
+        8,
     ),
 )
 def test_a_locale_without_the_letters_is_no_failure(arguments: list[str], tmp_path: Path) -> None:
