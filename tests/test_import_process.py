@@ -12,7 +12,7 @@ import pytest
 
 from look import until
 from maildir_async import ImportReport, Maildir, MaildirError, import_mail
-from maildir_async.mail_import.process import LARGE_BYTES, is_large
+from maildir_async.mail_import.messages import LARGE_BYTES, is_large
 from maildir_async.mail_import.session import JOURNAL
 from test_import import LINE, bodies, mbox_of, reasons, stored
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
@@ -29,13 +29,15 @@ from maildir_async.format.names import process_tag
 from maildir_async.format.options import check_bool, check_callback, check_path
 from maildir_async.mail_import.ahead import Ahead
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
-from maildir_async.mail_import.messages import Found
-from maildir_async.mail_import.process import ReadingProcess, is_large
+from maildir_async.mail_import.messages import Found, is_large
 from maildir_async.mail_import.report import ImportReport, Problems
 from maildir_async.mail_import.session import JOURNAL, Session, Step, Task, refuse_overlap
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.whole import append_whole
 from maildir_async.receive.spool import CHUNK_SIZE
+
+if TYPE_CHECKING:
+    from maildir_async.mail_import.process import ReadingProcess
 
 __all__ = ["import_mail"]
 
@@ -172,13 +174,16 @@ class _Import:
             dry_run=self._task.is_dry,
         )
 
-    def _reader(self) -> Session | ReadingProcess:
+    def _reader(self) -> "Session | ReadingProcess":
         """Return what reads the source. Blocks."""
         disk = self._target.mailbox.directories.disk
         wanted = self._reading_process
         if wanted is None:
             wanted = is_large(self._task.source)
         if wanted and type(disk) is PosixDisk and not self._task.is_dry:
+            # Here, since few sources are large: it imports multiprocessing.
+            from maildir_async.mail_import.process import ReadingProcess
+
             with contextlib.suppress(OSError):  # no process to be had
                 return ReadingProcess(self._task, self._problems)
         return Session(self._task, disk, self._problems)

@@ -7,54 +7,22 @@ works for.
 import contextlib
 import os
 import socket
-import stat
 import subprocess
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from maildir_async.errors import MaildirError
 from maildir_async.helper.interpreter import let_go, start_python
 from maildir_async.mail_import.messages import STDIN
-from maildir_async.mail_import.places import places
 from maildir_async.mail_import.report import Problems
 from maildir_async.mail_import.session import Step, Task
 
-__all__ = ["ReadingProcess", "is_large"]
-
-#: Bytes of a source, or files in it, from which on a process for it pays: it takes a fifth of a second to start.
-LARGE_BYTES: Final = 1 << 26
-LARGE_FILES: Final = 20_000
+__all__ = ["ReadingProcess"]
 
 #: Bytes on their way to and from it, as far as the system grants it: what is read in one go.
 BUFFER_SIZE: Final = 1 << 21
-
-
-def is_large(source: str) -> bool:
-    """Whether a process of its own pays for *source*, as far as that can be seen without reading it. Blocks."""
-    size = 0
-    for count, size_of_one in enumerate(_sizes(source), 1):
-        size += size_of_one
-        if size >= LARGE_BYTES or count >= LARGE_FILES:
-            return True
-    return False
-
-
-def _sizes(source: str) -> Iterator[int]:
-    """Yield how many bytes there are in each of its files; 0 where that is not known."""
-    paths = [place.path for place in places(source, _ignore, _ignore)] if os.path.isdir(source) else [source]
-    for path in paths:
-        try:
-            found = os.fstat(0) if path == STDIN else os.stat(path)
-        except OSError:
-            yield 0
-        else:
-            yield found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _ignore(path: str, reason: str) -> None:
-    pass
 
 
 class ReadingProcess:
