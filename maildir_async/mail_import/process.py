@@ -48,7 +48,7 @@ class ReadingProcess:
             for end in (control, its_control):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_SIZE)
             fds = its_control.fileno(), its_life.fileno()
-            told = dict(zip(("control", "life"), fds, strict=True))
+            told = {"control": fds[0], "life": fds[1]}
             stdin = None if task.source == STDIN else subprocess.DEVNULL
             self._popen = start_python("maildir_async.mail_import.program", told, pass_fds=fds, stdin=stdin, cwd=None)
         except BaseException:
@@ -89,7 +89,7 @@ class ReadingProcess:
         ident: bytes | None = self._ask("find_long")
         return ident
 
-    def end(self, published: Sequence[tuple[bytes, str]], *, is_finished: bool) -> None:
+    def end(self, published: Sequence[tuple[bytes, str]], is_finished: bool) -> None:
         """See `Session.end`. The process is gone when this returns."""
         try:
             self._ask("end", published, is_finished)

@@ -39,7 +39,7 @@ def serve(control: Connection, life: socket.socket) -> None:
             "step": session.step,
             "more": session.more,
             "find_long": session.find_long,
-            "end": lambda published, is_finished: session.end(published, is_finished=is_finished),
+            "end": session.end,
         }
         try:
             _answer(control, problems, session.begin)

@@ -217,7 +217,7 @@ class Session:
         if published:
             self._journal.record([(ident, number_of(key, self._task.tag)) for ident, key in published])
 
-    def end(self, published: Sequence[tuple[bytes, str]], *, is_finished: bool) -> None:
+    def end(self, published: Sequence[tuple[bytes, str]], is_finished: bool) -> None:
         """Record what has been published, and close the journal."""
         try:
             self._record(published)
