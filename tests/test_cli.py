@@ -17,7 +17,7 @@ import pytest
 
 import maildir_async
 from look import until
-from maildir_async.command.main import main
+from maildir_async.command.main import SUBCOMMANDS, main
 from maildir_async.command.signals import SIGNALS
 from support import some
 
@@ -36,8 +36,7 @@ def run(
     given: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
     return subprocess.run(
         [*command, *map(str, arguments)],
-        **(given | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options),
-        env=ENVIRONMENT,
+        **(given | {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT} | options),
         timeout=60,
     )
 
@@ -243,7 +242,6 @@ def test_a_full_maildir_exits_with_75_or_77(tmp_path: Path, option: list[str], c
 
 
 USAGE_ERRORS: dict[str, list[str]] = {
-    "nothing": [],
     "unknown command": ["fetch"],
     "no maildir": ["deliver"],
     "empty maildir": ["deliver", ""],
@@ -283,6 +281,15 @@ MEANT: dict[str, tuple[list[str], str]] = {
         ["check", "m", "--older-than=2d"],
         "--older-than: a number of hours, such as 36 or 0.5, is wanted",
     ),
+    "flags": (["deliver", "m", "--flags=X"], "deliver: --flags: 'X' is not a Maildir flag"),
+    "keyword": (["deliver", "m", "--keyword=a b"], "deliver: --keyword: 'a b' is no IMAP keyword"),
+    "prefix": (["deliver", "m", "--prefix=x"], "deliver: --prefix line 1 is not a header field"),
+    "folder": (["deliver", "m", "--folder=a//b"], "deliver: --folder has an empty part: 'a//b'"),
+    "quota": (["deliver", "m", "--quota=x"], "deliver: --quota: a quota such as 2G,10000C is wanted"),
+    "time": (["deliver", "m", "--received-at=0001-01-01"], "deliver: --received-at is no time"),
+    "path": (["deliver", ""], "deliver: MAILDIR is not a path: ''"),
+    "imported folder": (["import", "--folder=a//b", "x", "m"], "import: --folder has an empty part"),
+    "journal": (["import", "--journal=", "x", "m"], "import: --journal is not a path: ''"),
     "not a number": (["clean", "m", "--older-than=nan"], "--older-than: a number of hours"),
 }
 
@@ -294,6 +301,15 @@ def test_a_usage_error_says_what_is_wanted(name: str, capfd: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(arguments)
     assert said in capfd.readouterr().err
+
+
+def test_without_a_subcommand_they_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
+    """`maildir-async` alone is a usage error that says what there is, a line each."""
+    assert main([]) == os.EX_USAGE
+    first, *lines = capfd.readouterr().err.splitlines()
+    assert first.startswith("maildir-async: a COMMAND is wanted")
+    assert [line.split()[0] for line in lines] == list(SUBCOMMANDS)
+    assert "store standard input, or files" in lines[0]
 
 
 def test_files_may_come_behind_an_option(tmp_path: Path) -> None:
@@ -321,6 +337,20 @@ def test_a_maildir_that_is_not_there_is_told_in_one_way(name: str, tmp_path: Pat
     done = run(*NO_MAILDIR[name], cwd=tmp_path)
     assert done.returncode in (os.EX_NOINPUT, os.EX_TEMPFAIL)
     assert f"{tmp_path}/m is not a maildir: it does not exist (look at the path; " in one_line(done.stderr)
+
+
+def test_what_is_made_above_a_maildir_is_told(tmp_path: Path) -> None:
+    """A mistyped path is not a silent success: the outermost directory that was made is named; once."""
+    (tmp_path / "file").write_bytes(MESSAGE)
+    for arguments in (["deliver", "a/b/m", "file"], ["deliver", "c/d/m", "file", "file"], ["import", "file", "e/f/m"]):
+        made = next(word for word in arguments if word.endswith("/m"))
+        done = run(*arguments, cwd=tmp_path)
+        top = f"{tmp_path}/{made[0]}"
+        told = f"maildir-async: {top} was not there, and has been made, for the maildir {tmp_path}/{made}\n"
+        assert done.returncode == 0
+        assert told in done.stderr.decode()
+    assert run("deliver", "a/b/m", "file", cwd=tmp_path).stderr == b""
+    assert run("deliver", "a/b/n", "file", cwd=tmp_path).stderr == b""
 
 
 # What goes wrong.

@@ -1,6 +1,5 @@
 import asyncio
 import gc
-import queue
 import threading
 import time
 import weakref
@@ -9,6 +8,7 @@ from concurrent.futures import Executor, Future
 
 import pytest
 
+from look import until
 from maildir_async.disk import threads as crew_module
 from maildir_async.disk.threads import Crew
 from support import forked
@@ -112,6 +112,23 @@ def test_jobs_run_in_the_order_given(make_crew: Callable[[int], Crew]) -> None:
     assert work.done == list(range(50))
 
 
+def test_a_thread_that_is_being_started_may_run_a_finalizer(
+    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finalizer that the new thread runs before it is known to have started may give the crew a job of its own."""
+    crew, ran = make_crew(2), [threading.Event(), threading.Event()]
+    identify, finalizers = threading.Thread._set_ident, [ran[1].set]  # type: ignore[attr-defined]
+
+    def with_finalizer(thread: threading.Thread) -> None:
+        if thread.name.startswith(f"{NAME}-") and finalizers:
+            crew.run(finalizers.pop())
+        identify(thread)
+
+    monkeypatch.setattr(threading.Thread, "_set_ident", with_finalizer)
+    threading.Thread(target=crew.run, args=(ran[0].set,), daemon=True).start()
+    assert all(event.wait(WAIT_S) for event in ran)
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_idle_threads_end(make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """Threads that find no work end by themselves, and the crew works again afterwards with new ones."""
@@ -129,6 +146,68 @@ def test_idle_threads_end(make_crew: Callable[[int], Crew], monkeypatch: pytest.
             assert not thread.is_alive()
         assert sorted(work.done) == list(range(threads))
         assert crew.threads == 0
+
+
+def test_the_last_that_became_idle_works_next(make_crew: Callable[[int], Crew]) -> None:
+    """Of several idle threads one and the same has all jobs that come one after the other."""
+    crew, work = make_crew(4), Work()
+    for _ in range(4):
+        crew.run(work.job())
+    work.wait_running(4)
+    work.go.set()
+    until(lambda: len(crew._idle) == 4)
+    again = Work()
+    again.go.set()
+    for number in range(20):
+        last = crew._idle[-1]
+        crew.run(again.job(number))
+        until(lambda: len(crew._idle) == 4)
+        assert crew._idle[-1] is last
+    assert again.done == [*range(20)]
+    assert len(again.threads) == 1
+
+
+def test_the_surplus_ends_while_a_few_jobs_come(
+    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that a burst took, or a disk while it hung, end although jobs keep coming: one does those."""
+    monkeypatch.setattr(crew_module, "IDLE_S", 0.2)
+    crew, work = make_crew(6), Work()
+    for _ in range(6):
+        crew.run(work.job())
+    work.wait_running(6)
+    assert crew.threads == 6
+    work.go.set()
+    for _ in range(2000):
+        done = threading.Event()
+        crew.run(done.set)
+        assert done.wait(WAIT_S)
+        if crew.threads == 1:
+            break
+        time.sleep(0.005)  # so many a second that six threads in turn would never be idle for so long
+    assert crew.threads == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_finalizers_job_is_run_although_its_thread_ends(
+    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A job that is given in the very thread whose time is over, by a finalizer as it is counted out, is run."""
+    monkeypatch.setattr(crew_module, "IDLE_S", 0.001)
+    crew, done = make_crew(1), threading.Event()
+
+    class Idle(list[object]):
+        def remove(self, idler: object) -> None:
+            if when == "before" and not done.is_set():
+                crew.run(done.set)
+            super().remove(idler)
+            if when == "after" and not done.is_set():
+                crew.run(done.set)
+
+    crew._idle = Idle()  # type: ignore[assignment]
+    crew.run(lambda: None)
+    assert done.wait(WAIT_S)
+    until(lambda: crew.threads == 0)
 
 
 def test_no_job_is_overlooked_as_threads_end(make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,32 +369,3 @@ def test_fewer_threads_will_do(make_crew: Callable[[int], Crew], monkeypatch: py
     work.go.set()
     assert crew.wait_idle(WAIT_S)
     assert (work.done, crew.threads) == ([1, 2], 1)
-
-
-class _Deaf(queue.SimpleQueue[Callable[[], object]]):
-    """What SimpleQueue can be in some versions of Python: the first who waits with a timeout waits without an end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waited = threading.Lock()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Callable[[], object]:
-        return super().get() if self._waited.acquire(blocking=False) else super().get(timeout=timeout)
-
-
-def test_an_idle_thread_whose_time_is_over_ends(
-    make_crew: Callable[[int], Crew], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All threads end in the end, also one that the interpreter has not told that its time is over."""
-    monkeypatch.setattr(crew_module, "IDLE_S", 0.02)
-    crew = make_crew(2)
-    crew._jobs = jobs = _Deaf()
-    gate = threading.Barrier(3)
-    for _ in range(2):
-        crew.run(gate.wait)
-    jobs._waited = threading.Lock()  # of the two that wait for more, one is deaf
-    gate.wait(WAIT_S)
-    deadline = time.monotonic() + WAIT_S
-    while crew.threads and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert crew.threads == 0

@@ -83,6 +83,45 @@ def test_a_mistake_is_told_with_its_line(
     assert told in error
 
 
+MISSING = GOOD.replace("lmtp = true\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace('"/mail', '"mail'), ", line 2: layout: the template must be an absolute path"),
+        (GOOD.replace("{user}", "x"), ", line 2: layout: the template has no {user}"),
+        (MISSING, ", line 3: address: one of --lmtp and --smtp is wanted for 127.0.0.1:0"),
+        (
+            MISSING.replace("address", "[[listener]]\naddress"),
+            ", line 4: address: one of --lmtp and --smtp is wanted for 127.0.0.1:0",
+        ),
+        ('layout = "/mail/{user}"\nhostname = "mx.example"\n', ": one of --lmtp and --smtp is wanted"),
+        ("lmtp = true\n", ": one of --layout, --map and --resolver is wanted"),
+        (GOOD + 'postmaster = "x"\n', ", line 5: postmaster: "),
+        (GOOD + 'recipient-delimiter = "ab"\n', ", line 5: recipient-delimiter: "),
+        (GOOD + 'domains = "a b"\n', ", line 5: domains: "),
+        (GOOD + 'group = "nogroup"\n', ", line 5: group: --group goes with --user"),
+    ],
+)
+@pytest.mark.parametrize("checks", [True, False])
+def test_what_cannot_be_together_is_told_with_the_file(
+    text: str, told: str, checks: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is found out only when the daemon is put together, and what is missing, has the file, and its line."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    assert main(["serve", *["--check-config"] * checks, "--config", str(path)]) == os.EX_CONFIG
+    assert capfd.readouterr().err.startswith(f"maildir-async: {path}{told}")
+
+
+def test_what_the_command_line_says_is_not_the_file_s(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A mistake of the command line is told as such, also where there is a file."""
+    text = GOOD.replace('layout = "/mail/{user}"\n', "")
+    assert check(tmp_path / "c", text, "--layout", "mail/{user}") == os.EX_CONFIG
+    assert capfd.readouterr().err == "maildir-async: --layout: the template must be an absolute path\n"
+
+
 def test_a_syntax_error_is_told_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What is no TOML at all is told with the line that tomllib names."""
     assert check(tmp_path / "c", GOOD + "workers = \n") == os.EX_CONFIG

@@ -16,6 +16,7 @@ import pytest
 from look import until
 from maildir_async.command.several import LONG, SHORT
 from maildir_async.receive.spool import CHUNK_SIZE
+from support import some
 from test_cli import COMMAND, ENVIRONMENT, messages, one_line, patched, run, running
 
 
@@ -179,7 +180,9 @@ def test_a_signal_ends_a_command_that_waits_in_the_midst_of_files(tmp_path: Path
 # The bar.
 
 
-def at_a_terminal(command: list[str], *arguments: str | Path, stdout: int | None = None) -> tuple[str, bytes]:
+def at_a_terminal(
+    command: list[str], *arguments: str | Path, stdout: int | None = None, columns: str = "500"
+) -> tuple[str, bytes]:
     """Run it with a terminal as standard error (and output, unless told otherwise); return what both have got."""
     master, terminal = pty.openpty()
     process = subprocess.Popen(
@@ -187,7 +190,7 @@ def at_a_terminal(command: list[str], *arguments: str | Path, stdout: int | None
         stdin=subprocess.DEVNULL,
         stdout=terminal if stdout is None else stdout,
         stderr=terminal,
-        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "500"},
+        env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": columns},
     )
     os.close(terminal)
     shown = b""
@@ -224,12 +227,13 @@ def test_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
     assert one_line(without.encode()).startswith("maildir-async: 20 delivered")
 
 
-def test_paths_are_not_written_into_the_bar(tmp_path: Path) -> None:
-    """Where standard output is the terminal too, each path has a line of its own, whole."""
+@pytest.mark.parametrize("columns", some(["0", "500", "20", "-5", "many", ""], 6))
+def test_paths_are_not_written_into_the_bar(columns: str, tmp_path: Path) -> None:
+    """Where standard output is the terminal too, each path has a line of its own, whole, whatever COLUMNS says."""
     pytest.importorskip("rich")
     given = files(tmp_path / "given", 20)
 
-    shown, _ = at_a_terminal(COMMAND, "deliver", tmp_path / "m", *given)
+    shown, _ = at_a_terminal(COMMAND, "deliver", tmp_path / "m", *given, columns=columns)
 
     lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.replace("\r", "\n")).split("\n")
     paths = [line for line in lines if line.startswith(str(tmp_path / "m/new"))]

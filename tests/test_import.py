@@ -400,8 +400,9 @@ def test_a_message_is_the_same_when_another_follows(tmp_path: Path, message: byt
     path = tmp_path / "mbox"
     for data in (LINE + message + b"\n", LINE + message + b"\n" + mbox_of(b"a", b"b")):
         path.write_bytes(data)
-        first = next(Messages(str(path), (), "auto", Problems()).each())
-        found.append((first.digest(), first.flags, first.first))
+        messages = Messages(str(path), (), "auto", Problems())
+        first = next(messages.each())
+        found.append((messages.digest(), first.flags, first.first))
     assert found[0] == found[1]
     (tmp_path / "stored").write_bytes(found[0][2])
     assert digest_of(str(tmp_path / "stored")) == found[0][0]

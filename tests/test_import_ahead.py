@@ -25,7 +25,7 @@ class _Source:
         if self.asked > self._steps:
             future.set_exception(OSError("cannot be read on"))
         else:
-            message = Found("mbox", 0, (), "", (), None, b"x", None)
+            message = Found("mbox", 0, (), "", (), None, b"x")
             future.set_result(Step([(message, b"")] * STEP_MESSAGES, 0, 0, is_last=False))
         return future
 

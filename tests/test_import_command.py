@@ -67,9 +67,17 @@ def test_a_bar_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     assert b"1 imported" in said
 
 
-def killed_after(seconds: float, arguments: list[object]) -> bool:
+#: The same import, read by a process of its own.
+IN_TWO = [
+    *(sys.executable, "-c"),
+    "import asyncio, sys; from maildir_async import import_mail; "
+    "asyncio.run(import_mail(*sys.argv[1:], reading_process=True))",
+]
+
+
+def killed_after(seconds: float, command: list[str]) -> bool:
     """Run the command, and kill it after so many seconds; return whether it had ended before."""
-    with subprocess.Popen([*COMMAND, *map(str, arguments)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -78,7 +86,7 @@ def killed_after(seconds: float, arguments: list[object]) -> bool:
         return True
 
 
-def converges(tmp_path: Path, messages: int, kills: int) -> None:
+def converges(tmp_path: Path, messages: int, kills: int, command: list[str]) -> None:
     """Import an mbox, killed so often at moments drawn at random; check that all is there, once, as in the source."""
     chosen = random.Random(12)
     data, expected = list[bytes](), Counter[tuple[str, str, bytes]]()
@@ -96,7 +104,7 @@ def converges(tmp_path: Path, messages: int, kills: int) -> None:
     run("--dry-run", *arguments)
     least = time.monotonic() - began
     for _ in range(kills):
-        killed_after(chosen.uniform(least * 0.3, least * 2), arguments)
+        killed_after(chosen.uniform(least * 0.3, least * 2), [*command, *map(str, arguments)])
         for path in list((tmp_path / "Mail").glob("new/*"))[::7]:  # a reader is at work meanwhile
             path.rename(tmp_path / "Mail/cur" / f"{path.name}:2,")
     done = run(*arguments)
@@ -139,15 +147,17 @@ def test_killed_at_a_call_it_converges(
 
 
 @pytest.mark.heavy
-def test_killed_once_it_converges(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [COMMAND, IN_TWO], ids=["one process", "two processes"])
+def test_killed_once_it_converges(tmp_path: Path, command: list[str]) -> None:
     """After a SIGKILL in the midst the same command has the maildir be what the source is: nothing twice or missing."""
-    converges(tmp_path, 300, 2)
+    converges(tmp_path, 300, 2, command)
 
 
 @pytest.mark.heavy
-def test_killed_often_it_converges(tmp_path: Path) -> None:
-    """The same with twenty-five kills, at moments that come out differently each time."""
-    converges(tmp_path, 6000, 25)
+@pytest.mark.parametrize(("command", "kills"), [(COMMAND, 25), (IN_TWO, 12)], ids=["one process", "two processes"])
+def test_killed_often_it_converges(tmp_path: Path, command: list[str], kills: int) -> None:
+    """The same with many kills, at moments that come out differently each time."""
+    converges(tmp_path, 6000, kills, command)
 
 
 def test_a_source_without_mail_is_told_plainly(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from maildir_async.disk.threads import Crew
 from soak.faults import FAULTS
 from soak.mail import Notes, is_whole, message, number_of
-from soak.measure import Histogram
+from soak.measure import Histogram, crews_of
 from soak.plot import draw
 from soak.reader import Reader
 from soak.verdict import ALLOWED, judge, summary
@@ -60,6 +62,21 @@ def test_percentiles() -> None:
     assert told["worst"] == 1000
     for name, value in {"p50": 500, "p99": 990, "p99.9": 999}.items():
         assert value <= told[name] <= 1.04 * value
+
+
+def test_threads_of_crews_are_known_by_their_names() -> None:
+    """A crew's threads are counted by the crew, and nobody else's are."""
+    crew, hold = Crew(2, "maildir-soak"), threading.Event()
+    before = crews_of(threading.enumerate())
+    for _ in range(2):
+        crew.run(hold.wait)
+    other = threading.Thread(target=hold.wait, name="soak-1")
+    other.start()
+    after = crews_of(threading.enumerate())
+    hold.set()
+    other.join()
+    assert after == {**before, "maildir-soak": 2}
+    assert crew.wait_idle(30)
 
 
 def deliver(root: Path, name: str, stored: bytes, where: str = "new") -> None:
@@ -162,6 +179,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     ("plant", "found"),
     [
         ("descriptor", "WRONG: descriptors grew"),
+        ("thread", "WRONG: threads grew"),
         ("loss", "was never there"),
     ],
 )

@@ -7,15 +7,15 @@ docs/info-and-check.md tells what they mean.
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from maildir_async.command.answers import OutputError, print_text
 from maildir_async.command.info import add_encoding
 from maildir_async.command.parser import Commands, add_command, hours
-from maildir_async.command.working import run_stoppable, told, write_line
+from maildir_async.command.working import run_stoppable, told
 from maildir_async.format.options import check_age
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ exit codes:
   1   something is wrong
   64  the command line is wrong
   66  MAILDIR is none, or may not be looked at
-  75  it may work later, or a signal came: what has been told is done"""
+  75  it may work later, or a signal came: what has been told is done
+  141 who read it has gone; a repair goes on"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -88,6 +89,7 @@ def _check(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     )
     directories = Maildir(options.maildir, create=False).mailbox.directories
     printer = _Json(directories.path) if options.json else _Text(shows_all=options.verbose)
+    printer.is_needed = not options.repair
     return run_stoppable(lambda is_wanted: _run(directories, wanted, printer, is_wanted))
 
 
@@ -103,11 +105,18 @@ class _Text:
     """Prints each problem as it is found: a line for it, and one for what becomes of it.
 
     Of notes of one kind only the first `NOTES` are shown, unless all are asked for; of the others, how many.
+
+    Attributes:
+        is_needed: whether nothing is to be looked at any more when it cannot be printed. Otherwise that is told once,
+            and a repair goes on.
+
     """
 
     def __init__(self, *, shows_all: bool) -> None:
         self._shows_all = shows_all
         self._notes = Counter[str]()
+        self._lost: OutputError | None = None
+        self.is_needed = True
 
     def tell(self, problem: "Problem") -> None:
         if problem.level != "problem" and not self._shows_all:
@@ -133,7 +142,15 @@ class _Text:
         )
 
     def _print(self, line: str) -> None:
-        write_line(sys.stdout, told(line))
+        if self._lost is not None:
+            return
+        try:
+            print_text(told(line) + "\n")
+        except OutputError as exc:
+            if self.is_needed:
+                raise
+            exc.tell()
+            self._lost = exc
 
 
 class _Json(_Text):

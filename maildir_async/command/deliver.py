@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from maildir_async.command.answers import exit_code, failed, told
+from maildir_async.command.answers import Parents, exit_code, failed, told
 from maildir_async.command.outcomes import Outcome, Outcomes
 from maildir_async.command.parser import Commands, add_command, moment, size
 from maildir_async.command.progress import progress_of
@@ -35,7 +35,8 @@ def add_parser(commands: Commands) -> None:
         description="""
             Store a message in a maildir, which is made if there is none, and print its path. It is not printed before
             the message is durable. The message is standard input, or each FILE is one: several are delivered at once,
-            their paths are printed in their order, and a line on standard error sums up.
+            their paths are printed in their order, and a line on standard error sums up. If directories above the
+            maildir have been made, a line says so: --no-create makes none, where a path may be mistyped.
 
             SIGHUP, SIGINT and SIGTERM abort what is being received, and leave nothing of it. What is visible already
             is delivered, and told.
@@ -65,7 +66,11 @@ def add_parser(commands: Commands) -> None:
               77  the maildir is over its quota, with --quota-permanent
             """,
     )
-    parser.add_argument("maildir", metavar="MAILDIR", help="the directory of tmp, new and cur; made if there is none")
+    parser.add_argument(
+        "maildir",
+        metavar="MAILDIR",
+        help="the directory of tmp, new and cur; made if there is none, with those above it",
+    )
     # argparse says that FILE is required unless there is a default.
     parser.add_argument(
         "files", metavar="FILE", nargs="*", default=[], help="a message each; - is standard input, the default"
@@ -108,13 +113,17 @@ def add_parser(commands: Commands) -> None:
 
 def _deliver(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     level = Durability(options.durability)
+    try:
+        quota = quota_of(options.quota, is_permanent=options.quota_permanent)
+    except ValueError as exc:
+        raise ValueError(f"quota: {exc}") from None
     maildir = Maildir(
         options.maildir,
         create=options.create,
         durability=level,
         size_limit=options.size_limit,
         inherit_mode=options.inherit_mode,
-        quota=quota_of(options.quota, is_permanent=options.quota_permanent),
+        quota=quota,
     )
     asked: MessageOptions = {
         "folder": options.folder,
@@ -126,16 +135,17 @@ def _deliver(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
         "strip_from_line": options.strip_from_line,
     }
     maildir.open_append(**asked)  # raises what is wrong with them
-    return _deliver_files(maildir, options.files or [STDIN], asked)
+    return _deliver_files(maildir, options.files or [STDIN], asked, Parents(maildir.path))
 
 
-async def _deliver_files(maildir: Maildir, names: list[str], asked: MessageOptions) -> int:
+async def _deliver_files(maildir: Maildir, names: list[str], asked: MessageOptions, parents: Parents) -> int:
     async def deliver(name: str, source: Any) -> Outcome:
         return await _deliver_one(maildir, name, source, asked)
 
     if len(names) == 1:
         outcomes = Outcomes()
         outcomes.add(0, await deliver(names[0], None))
+        parents.tell()
         return outcomes.worst
     begun = time.monotonic()
     with progress_of(len(names)) as progress:
@@ -148,6 +158,7 @@ async def _deliver_files(maildir: Maildir, names: list[str], asked: MessageOptio
         finally:
             outcomes.tell_rest()
             progress.end()
+            parents.tell()
             failed(os.EX_OK, outcomes.summary(len(names), time.monotonic() - begun))
     return outcomes.worst
 

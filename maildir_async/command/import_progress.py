@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from maildir_async.command.progress import width
+
 __all__ = ["shown"]
 
 
@@ -27,7 +29,7 @@ def shown(source: str, size: int | None) -> Generator[Callable[[int, int | None,
     """
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()]
     columns += [TextColumn("{task.fields[messages]} messages"), DownloadColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    with Progress(*columns, console=Console(file=sys.stderr, width=width()), transient=True) as progress:
         task = progress.add_task(os.path.basename(source) or source, total=size, messages="0")
 
         def on_progress(done: int, total: int | None, at: int) -> None:

@@ -1,16 +1,18 @@
 """``maildir-async import``: mail of other formats comes into a maildir."""
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from maildir_async.command.answers import told, write_line
+from maildir_async.command.answers import Parents, told, write_line
 from maildir_async.command.parser import Commands, add_command
 from maildir_async.errors import MaildirError
 from maildir_async.format.delivered import Durability
+from maildir_async.format.options import check_path
 from maildir_async.mail_import.importer import import_mail
 from maildir_async.mail_import.mbox import DIALECTS
 from maildir_async.mail_import.messages import STDIN
@@ -52,7 +54,9 @@ def add_parser(commands: Commands) -> None:
             """,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="where the mail is; - is standard input")
-    parser.add_argument("maildir", metavar="MAILDIR", help="where it goes; made if it is not there")
+    parser.add_argument(
+        "maildir", metavar="MAILDIR", help="where it goes; made if it is not there, with what is above it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="look at all of it, and store nothing")
     parser.add_argument("--folder", metavar="NAME", help="the folder that it goes to, or below, such as Archive/2024")
     parser.add_argument(
@@ -71,23 +75,31 @@ def add_parser(commands: Commands) -> None:
 def _import(options: argparse.Namespace) -> Coroutine[Any, Any, int]:
     maildir = Maildir(options.maildir, create=options.create, durability=Durability(options.durability))
     maildir.mailbox_of(options.folder)  # raises what is wrong with it
-    return _import_each(maildir, options)
+    if options.journal is not None:
+        check_path(options.journal, "journal")
+    return _import_each(maildir, options, Parents(maildir.path))
 
 
-async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
+async def _import_each(maildir: Maildir, options: argparse.Namespace, parents: Parents) -> int:
     whole, code, unread = ImportReport(dry_run=options.dry_run), os.EX_OK, 0
     for source in options.sources:
+        seen = _Seen()
         try:
-            with _bar(source, is_wanted=options.progress) as on_progress:
+            with _bar(source, is_wanted=options.progress) as show:
+                seen.show = show
                 report = await import_mail(
                     source,
                     maildir,
                     dry_run=options.dry_run,
-                    on_progress=on_progress,
+                    on_progress=seen,
                     folder=options.folder,
                     dialect=options.mbox,
                     journal=options.journal,
                 )
+        except asyncio.CancelledError:  # by a signal
+            again = "" if options.dry_run else "; the same command goes on from there"
+            _say(f"{source}: {seen.done:,} messages gone through{again}")
+            raise
         except OSError as exc:
             _say(f"{source} cannot be read: {exc.strerror}")
             code, unread = max(code, os.EX_NOINPUT), unread + 1
@@ -107,8 +119,22 @@ async def _import_each(maildir: Maildir, options: argparse.Namespace) -> int:
             whole += report
             if report.failed:
                 code = max(code, os.EX_TEMPFAIL if report.refused else os.EX_DATAERR)
+    parents.tell()
     _say(f"{whole}; {unread} of {len(options.sources)} sources not read at all" if unread else str(whole))
     return code
+
+
+class _Seen:
+    """Knows how far an import is, for when a signal ends it."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.show: Progress | None = None
+
+    def __call__(self, done: int, total: int | None, at: int) -> None:
+        self.done = done
+        if self.show is not None:
+            self.show(done, total, at)
 
 
 def _say(text: str) -> None:

@@ -6,12 +6,12 @@ The JSON is one object, whose names stay as long as its ``format`` does; docs/in
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from maildir_async.command.answers import print_text
 from maildir_async.command.parser import Commands, add_command
-from maildir_async.command.working import run_stoppable, sized, table, told, write_line
+from maildir_async.command.working import run_stoppable, sized, table, told
 
 if TYPE_CHECKING:
     from maildir_async.disk.directories import Directories
@@ -32,7 +32,8 @@ exit codes:
   0   all of it has been told
   64  the command line is wrong
   66  MAILDIR is none, or something in it could not be looked at
-  75  it may work later, or a signal came"""
+  75  it may work later, or a signal came
+  141 who read it has gone"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -77,8 +78,8 @@ def _tell(directories: "Directories", options: argparse.Namespace, is_wanted: Ca
     from maildir_async.mailbox.inspection import inspect
 
     report = inspect(directories, options.folder_encoding, is_wanted, by_files=options.probe)
-    for line in [json.dumps(report.as_json(), indent=2)] if options.json else _lines(report):
-        write_line(sys.stdout, line)
+    lines = [json.dumps(report.as_json(), indent=2)] if options.json else _lines(report)
+    print_text("\n".join(lines) + "\n")
     return os.EX_NOINPUT if any(each.troubles for each in report.folders) else os.EX_OK
 
 

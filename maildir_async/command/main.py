@@ -5,12 +5,13 @@ import atexit
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-from maildir_async.command.answers import failed
-from maildir_async.command.parser import Parser
+from maildir_async.command.answers import OutputError, failed, print_text, write_line
+from maildir_async.command.parser import Commands, Parser
 
 __all__ = ["SUBCOMMANDS", "main", "make_parser", "run"]
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(arguments)
+    except OutputError as exc:
+        return exc.tell()
     except OSError as exc:  # there are no descriptors, no memory for what is to be shared, or the like
         return failed(os.EX_TEMPFAIL, str(exc))
 
@@ -40,8 +43,19 @@ def run() -> NoReturn:
 
     After `deliver` it ends at once: what is registered for the end is called, and threads are all daemons; but the
     interpreter is not taken apart, which is a sixth of the time that a whole delivery takes.
+
+    Before there is an event loop, which catches signals, there is nothing to be put in order: SIGINT then ends the
+    process as SIGTERM does, without Python's traceback. Once the exit code is known, no signal makes another of it: a
+    message that has been delivered would be sent again.
     """
-    code = main()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        code = main()
+    except KeyboardInterrupt:  # the event loop has gone, and has put Python's own handler back
+        code = failed(os.EX_TEMPFAIL, "interrupted")
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if sys.argv[1:2] == ["deliver"]:
         atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] # it is under no other name
         for stream in (sys.stdout, sys.stderr):
@@ -54,12 +68,15 @@ def run() -> NoReturn:
 
 def _run(arguments: Sequence[str]) -> int:
     asked = arguments[:1] if arguments and arguments[0] in SUBCOMMANDS else SUBCOMMANDS
-    options = make_parser(asked).parse_args(arguments)
+    whole = make_parser(asked)
+    options = whole.parse_args(arguments)
+    if "parser" not in options:
+        return _ask_for_one(whole, options.commands)
     parser: Parser = options.parser
     try:
         done = options.command(options)
     except (ValueError, OverflowError) as exc:
-        parser.error(str(exc))
+        parser.refuse(exc)
     if isinstance(done, int):
         return done
     from maildir_async.command.signals import run_until_signal  # not for those that need no event loop
@@ -75,10 +92,20 @@ def make_parser(names: Iterable[str] = SUBCOMMANDS) -> Parser:
         epilog="maildir-async COMMAND --help tells about each of them.",
     )
     parser.add_argument("--version", action=_Version, help="say which version this is, and exit")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    parser.set_defaults(commands=commands)
     for name in names:
         importlib.import_module(SUBCOMMANDS[name]).add_parser(commands)
     return parser
+
+
+def _ask_for_one(parser: Parser, commands: Commands) -> int:
+    """Say which subcommands there are: who gives none does not know them."""
+    lines = [f"{parser.prog}: a COMMAND is wanted (COMMAND --help tells more about it), one of"]
+    listed: list[argparse.Action] = commands._get_subactions()  # pyright: ignore[reportPrivateUsage] # no other name
+    lines += [f"  {command.dest:8} {command.help}" for command in listed]
+    write_line(sys.stderr, "\n".join(lines))
+    return os.EX_USAGE
 
 
 class _Version(argparse.Action):
@@ -92,5 +119,5 @@ class _Version(argparse.Action):
             found = version("maildir-async")
         except PackageNotFoundError:  # run from its source
             found = "(not installed)"
-        print(f"maildir-async {found}, Python {sys.version.partition(' ')[0]}")
+        print_text(f"maildir-async {found}, Python {sys.version.partition(' ')[0]}\n")
         parser.exit()

@@ -6,12 +6,14 @@ module is named in `maildir_async.command.main.SUBCOMMANDS`, and imported when i
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
-from textwrap import dedent, fill
+from textwrap import dedent, fill, wrap
 from textwrap import indent as indent_by
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from maildir_async.command.answers import print_text, write_line
 from maildir_async.format.given import meant
 from maildir_async.format.sizes import size_of
 
@@ -55,6 +57,24 @@ class Parser(argparse.ArgumentParser):
             text = f"one of {', '.join(choices)} is wanted, not {value!r}{meant(str(value), choices)}"
             raise argparse.ArgumentError(action, text)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help, or an error. `OutputError` if that is standard output's, and it cannot be written."""
+        if file is not None and file is sys.stdout:
+            print_text(message)
+        else:
+            write_line(sys.stderr, message.removesuffix("\n"))
+
+    def refuse(self, exc: Exception) -> NoReturn:
+        """Exit, and say what *exc* does: where it begins with the library's name of an argument, by the option's."""
+        said = str(exc)
+        name = said.replace(":", " ", 1).partition(" ")[0]
+        shown = {each.dest: each.option_strings[-1] for each in self._actions if each.option_strings}
+        if "keyword" in shown:
+            shown["keywords"] = shown["keyword"]
+        if any(each.dest == "maildir" for each in self._actions):
+            shown["path"] = "MAILDIR"
+        self.error(shown.get(name, name) + said.removeprefix(name))
+
     def error(self, message: str) -> NoReturn:
         """Exit, and say why."""
         self.exit(os.EX_USAGE, f"{self.prog}: {message} (--help tells more)\n")
@@ -95,8 +115,14 @@ class _Formatter(argparse.HelpFormatter):
     """Fills paragraphs to the terminal's width, and keeps those that are indented, and headings, as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        blocks = [block if "\n " in block else fill(" ".join(block.split()), width) for block in text.split("\n\n")]
+        blocks = [
+            block if "\n " in block else fill(" ".join(block.split()), width, break_on_hyphens=False)  # of --options
+            for block in text.split("\n\n")
+        ]
         return indent_by("\n\n".join(blocks), indent)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 # Types of arguments: their errors are told with the option's name.

@@ -1,5 +1,6 @@
 """The progress of several FILEs, on a terminal."""
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 from maildir_async.command.answers import write_line
 
-__all__ = ["NO_PROGRESS", "Progress", "progress_of"]
+__all__ = ["NO_PROGRESS", "Progress", "progress_of", "width"]
 
 
 class Progress:
@@ -50,6 +51,15 @@ class _Bar(Progress):
 NO_PROGRESS: Final = Progress()
 
 
+def width() -> int | None:
+    """Return the width of what rich shows, or None to let rich find out, also when the terminal changes.
+
+    rich believes ``COLUMNS=0``, and shows nothing then: not even the paths.
+    """
+    said = os.environ.get("COLUMNS", "")
+    return os.get_terminal_size(sys.stderr.fileno()).columns or 80 if said.isdecimal() and not int(said) else None
+
+
 @contextmanager
 def progress_of(total: int) -> Generator[Progress, None, None]:
     """Give what shows the progress of *total* FILEs: a bar if standard error is a terminal and rich is installed."""
@@ -66,6 +76,12 @@ def progress_of(total: int) -> Generator[Progress, None, None]:
         return
     columns = (TextColumn("delivering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # What other code writes to sys.stdout and sys.stderr is its own.
-    bar = Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    bar = Bar(
+        *columns,
+        console=Console(stderr=True, width=width()),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
     with bar:
         yield _Bar(bar, bar.add_task("delivering", total=total))

@@ -7,14 +7,14 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import IO, Final
+from typing import Final
 
+from maildir_async.command.answers import OutputError, write_line
 from maildir_async.command.answers import told as what_to_do
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import MaildirError
 
-__all__ = ["StoppedError", "run_stoppable", "sized", "table", "told", "write_line"]
+__all__ = ["StoppedError", "run_stoppable", "sized", "table", "told"]
 
 
 _workers: Final = Crew(1, "maildir-work")
@@ -47,6 +47,8 @@ async def run_stoppable(job: Callable[[Callable[[], None]], int]) -> int:
             return _failed(exc)
         except StoppedError:
             return os.EX_TEMPFAIL
+        except OutputError as exc:
+            return exc.tell()
         except Exception as exc:  # a defect
             write_line(sys.stderr, f"maildir-async: {told(f'{type(exc).__name__}: {exc}')}")
             return os.EX_TEMPFAIL
@@ -73,15 +75,6 @@ def _failed(exc: MaildirError | OSError) -> int:
         text = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
     write_line(sys.stderr, f"maildir-async: {told(text)}")
     return _exit_code(exc)
-
-
-def write_line(stream: IO[str] | None, line: str) -> None:
-    """Write a line, whole. Blocks. Who closes the pipe has seen enough."""
-    rest = os.fsencode(line) + b"\n"
-    if stream is not None:
-        with suppress(OSError):
-            while rest:
-                rest = rest[os.write(stream.fileno(), rest) :]
 
 
 def told(text: str) -> str:

@@ -89,7 +89,10 @@ def read_config(path: str) -> Config:
 
 
 def placed(path: str | None, text: str) -> str:
-    """Return *text*, which names an option as ``--NAME``, behind the place in the file that sets it. Blocks."""
+    """Return *text*, which names options as ``--NAME``, behind the place in the file that sets the first. Blocks.
+
+    What is missing stands nowhere: then it is the file alone. An option that is not in the file is the command line's.
+    """
     named = re.search(r"--([a-z][a-z-]*)", text)
     if path is None or named is None:
         return text
@@ -97,7 +100,9 @@ def placed(path: str | None, text: str) -> str:
         top = read_config(path).top
     except (OSError, ValueError):
         return text
-    return f"{top.place(named[1])}: {text}" if named[1] in top.said else text
+    if named[1] in top.said:
+        return f"{top.place(named[1])}: {text.removeprefix(f'{named[0]}: ')}"
+    return f"{path}: {text}" if text.startswith("one of ") else text
 
 
 def _with_line(path: str, text: str, message: str) -> str:

@@ -87,20 +87,27 @@ def _listener(text: str | None, sources: Sequence[Source], source: Source | None
     except ValueError as exc:
         raise exc if source is None else source.mistake("address", exc) from None
     own: dict[str, Any] = {option.dest: found[option.name] for option in OPTIONS if option.of_listener}
-    own["lmtp"] = _speaks_lmtp(text, sources)
+    own["lmtp"] = _speaks_lmtp(text, sources, source)
     del own["smtp"]
     return ListenerSettings(address=address, **own)
 
 
-def _speaks_lmtp(text: str | None, sources: Sequence[Source]) -> bool:
-    """Return whether it is LMTP, and not SMTP, in the first of *sources* that says one of the two."""
+def _speaks_lmtp(text: str | None, sources: Sequence[Source], table: Source | None) -> bool:
+    """Return whether it is LMTP, and not SMTP, in the first of *sources* that says one of the two.
+
+    *table* is the part of the file that has the address *text*.
+    """
     for source in sources:
         lmtp, smtp = source.said.get("lmtp") is True, source.said.get("smtp") is True
         if lmtp and smtp:
             raise source.mistake("smtp", "it goes without --lmtp")
         if lmtp or smtp:
             return lmtp
-    raise ValueError(f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}")
+    missing = f"one of --lmtp and --smtp is wanted{f' for {text}' if text else ''}"
+    if table is not None:
+        raise table.mistake("address", missing)
+    path = sources[-1].path
+    raise ValueError(missing) if path is None else ConfigError(f"{path}: {missing}")
 
 
 def _check(settings: Settings) -> None:

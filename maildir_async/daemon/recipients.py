@@ -1,5 +1,8 @@
 """Who there is, as the command line has it: a layout, users, a map, or code; files are read again on SIGHUP."""
 
+import contextlib
+from collections.abc import Generator
+
 from maildir_async.daemon.resolver import NamedResolver
 from maildir_async.daemon.settings import Settings
 from maildir_async.errors import MaildirError
@@ -25,7 +28,8 @@ class Recipients:
     """
 
     def __init__(self, settings: Settings) -> None:
-        delimiters = check_delimiters(settings.recipient_delimiter)
+        with _named("recipient-delimiter"):
+            delimiters = check_delimiters(settings.recipient_delimiter)
         self._postmaster = settings.postmaster
         if self._postmaster is not None and ((found := parse_key(self._postmaster)) is None or not found.domain):
             raise ValueError(f"--postmaster is an address with a domain: {self._postmaster!r}")
@@ -41,18 +45,22 @@ class Recipients:
         if settings.resolver is not None:
             self._code = self.resolve = NamedResolver(settings.resolver)
         elif settings.layout is not None:
-            self._layout = self.resolve = Layout(
-                settings.layout, users=self._users, create=settings.create, delimiters=delimiters
-            )
+            with _named("layout"):
+                layout = Layout(settings.layout, users=self._users, create=settings.create, delimiters=delimiters)
+            self._layout = self.resolve = layout
             if self._map is not None:
-                others = self.resolve if settings.domains is None else Site(self.resolve, domains=settings.domains)
+                others: Resolver = self.resolve
+                if settings.domains is not None:
+                    with _named("domains"):
+                        others = Site(self.resolve, domains=settings.domains)
                 self.resolve = Aliases(self._map, others)
         elif self._map is not None:
             self.resolve = self._map
         else:
             raise ValueError("one of --layout, --map and --resolver is wanted")
         if settings.domains is not None or self._postmaster is not None:
-            self.resolve = Site(self.resolve, domains=settings.domains, postmaster=self._postmaster)
+            with _named("domains"):
+                self.resolve = Site(self.resolve, domains=settings.domains, postmaster=self._postmaster)
         self.may_create = settings.create or self._layout is None or self._users is not None
 
     def load(self) -> None:
@@ -82,3 +90,12 @@ class Recipients:
             except (MaildirError, OSError):
                 return True  # the store is away
         return False
+
+
+@contextlib.contextmanager
+def _named(option: str) -> Generator[None]:
+    """Have a ValueError say which option of ``serve`` it is about."""
+    try:
+        yield
+    except ValueError as exc:
+        raise ValueError(f"--{option}: {exc}") from None

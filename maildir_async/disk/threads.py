@@ -3,10 +3,10 @@
 import contextlib
 import ctypes
 import os
-import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Final, ParamSpec, TypeVar
@@ -26,8 +26,22 @@ IDLE_S: Final = 5.0  # seconds an idle thread waits for work before it ends; a n
 _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
 
 
+class _Idler:
+    """A thread that has nothing to do: who gives it a job releases `wake`."""
+
+    __slots__ = ("job", "wake")
+
+    def __init__(self) -> None:
+        self.wake = threading.Lock()
+        self.wake.acquire()
+        self.job: Callable[[], object] = _nothing
+
+
 class Crew(Executor):
     """Up to *size* threads that run jobs in the order given.
+
+    Of idle threads the one that became so last has the next job. If they took turns, a few jobs a second would keep
+    all of them from ever being idle for `IDLE_S`: those that a disk took while it hung would stay for good.
 
     The threads are daemons, since a disk that hangs must not keep a program from ending; `wait_idle` is there to
     let them finish what they have in hand.
@@ -40,8 +54,10 @@ class Crew(Executor):
         _crews.add(self)
 
     def _reset(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._lock = threading.RLock()  # a finalizer may run a job, in a thread that holds it
+        # A finalizer may run a job in a thread that holds this: wherever something is called or made.
+        self._lock = threading.RLock()
+        self._jobs: deque[Callable[[], object]] = deque()  # none where a thread is idle
+        self._idle: list[_Idler] = []  # the last has the next job
         self._threads = 0
         self._unfinished = 0  # jobs given and not finished
         self._started = 0
@@ -52,10 +68,26 @@ class Crew(Executor):
         Raises RuntimeError where there is no thread and none can be started.
         """
         with self._lock:
-            if self._unfinished >= self._threads and self._threads < self._size:
-                self._start_thread()
             self._unfinished += 1
-            self._jobs.put(job)
+            if idle := self._idle:
+                idler = idle[-1]
+                del idle[-1]  # which calls nothing, as pop() would: no finalizer or signal comes before the release
+                idler.job = job
+                idler.wake.release()
+                return
+            self._jobs.append(job)
+            if not self._is_short_of_threads():
+                return
+            self._threads += 1
+        try:
+            self._start_thread()
+        except RuntimeError:
+            with self._lock:
+                if self._threads or job not in self._jobs:
+                    return  # another has it, or will
+                self._jobs.remove(job)
+                self._unfinished -= 1
+            raise
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a thread call *fn* (the interface of `concurrent.futures`, for asyncio and aiofiles)."""
@@ -81,9 +113,11 @@ class Crew(Executor):
         """Allow *more* threads: as many hang, and are to hold up nobody. Negative: fewer again."""
         with self._lock:
             self._size += more
-            if more > 0 and self._unfinished > self._threads and self._threads < self._size:
-                with contextlib.suppress(RuntimeError):  # no thread to be had: those there are go on
-                    self._start_thread()
+            if more < 0 or not self._is_short_of_threads():
+                return
+            self._threads += 1
+        with contextlib.suppress(RuntimeError):  # no thread to be had: those there are go on
+            self._start_thread()
 
     @property
     def threads(self) -> int:
@@ -99,44 +133,62 @@ class Crew(Executor):
             time.sleep(0.002)  # only ever at the end of the interpreter and in tests
         return True
 
+    def _is_short_of_threads(self) -> bool:
+        return self._unfinished > self._threads and self._threads < self._size
+
     def _start_thread(self) -> None:
+        """Start a thread that has been counted; RuntimeError, and it is counted no more, where none can be had.
+
+        Not to be called with the lock: before `threading.Thread.start` goes on, the new thread may run a finalizer, and
+        that a job.
+        """
         self._started += 1
         thread = threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            if not self._threads:
-                raise
-        else:
-            self._threads += 1
+            with self._lock:
+                self._threads -= 1
+            raise
 
     def _work(self) -> None:
+        me = _Idler()
+        mine = [me]  # made now: memory that is asked for below may run a finalizer, and that a job
+        finished = 0  # none before the first
         while True:
-            try:
-                job = self._jobs.get(timeout=IDLE_S)
-            except queue.Empty:
-                with self._lock:
-                    # A job is counted before it is put, so this cannot overlook one.
-                    if self._unfinished < self._threads:
-                        self._threads -= 1
-                        if self._threads:
-                            # SimpleQueue.get() waits without end where another thread takes what has woken it just as
-                            # its time is over (seen in Python 3.11 and 3.12). Whoever leaves wakes one that may.
-                            self._unfinished += 1
-                            self._jobs.put(_look_again)
-                        return
-                continue
+            with self._lock:
+                self._unfinished -= finished
+                if self._jobs:
+                    job = self._jobs.popleft()
+                else:
+                    job = None
+                    self._idle += mine
+            if job is None:
+                if not me.wake.acquire(True, IDLE_S) and self._is_over(me):
+                    return
+                job, me.job = me.job, _nothing
             try:
                 job()
             except BaseException as exc:  # a mistake of ours: told, and no reason to be a thread short
                 threading.excepthook(threading.ExceptHookArgs((type(exc), exc, None, threading.current_thread())))
             del job  # or an idle thread would keep the last message alive
-            with self._lock:
-                self._unfinished -= 1
+            finished = 1
+
+    def _is_over(self, idler: _Idler) -> bool:
+        """Count out a thread that was idle for long enough. Return False if it has been given a job just now."""
+        with self._lock:
+            self._threads -= 1  # before anything is called: a job that a finalizer gives cannot rely on this thread
+            try:
+                self._idle.remove(idler)
+            except ValueError:
+                self._threads += 1
+                idler.wake.acquire()  # its release has been, under the lock
+                return False
+            return True
 
 
-def _look_again() -> None:
-    """Be a job, so that an idle thread looks whether it is time to end."""
+def _nothing() -> None:
+    """Be the job of a thread that has none."""
 
 
 def _forget_threads() -> None:

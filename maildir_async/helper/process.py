@@ -4,18 +4,16 @@ It lives as long as the control connection to it: closing that, or dying with it
 """
 
 import contextlib
-import errno
 import importlib
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
-from typing import Any, Final
+from typing import Final
 
-from maildir_async.disk.paths import absolute
+from maildir_async.helper.interpreter import let_go, start_python
 
 __all__ = ["END_S", "Helper", "HelperProcess"]
 
@@ -33,12 +31,6 @@ END_S: Final = 60.0
 
 #: Seconds of those that are left for one that has been killed to be gone.
 KILL_S: Final = 2.0
-
-#: Not ``-m``: the helper must find the package where this process found it, whatever has become of sys.path.
-PROGRAM: Final = (
-    "import ast, sys; told = ast.literal_eval(sys.argv[1]); sys.path[:] = told['path']; "
-    "from maildir_async.helper.program import main; main(told)"
-)
 
 
 class HelperProcess:
@@ -70,24 +62,12 @@ class HelperProcess:
         """Start it. Where that fails, every connection to it comes to its end at once."""
         ours, theirs = socket.socketpair()
         try:
-            if not sys.executable:  # an interpreter inside another program
-                raise FileNotFoundError(errno.ENOENT, "the path of the Python interpreter is not known")
-            told: dict[str, Any] = {
-                "path": [absolute(os.fspath(entry)) for entry in sys.path],
-                "control": theirs.fileno(),
-                "parent": os.getpid(),
-                "syncfs": self._syncfs,
-            }
-            self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", PROGRAM, repr(told)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                cwd="/",  # it must not keep a file system from being unmounted
-                start_new_session=True,  # a Ctrl-C at the terminal is for the program, which then ends this
-            )
+            told = {"control": theirs.fileno(), "parent": os.getpid(), "syncfs": self._syncfs}
+            # Below "/" it does not keep a file system from being unmounted.
+            fds = (theirs.fileno(),)
+            self._popen = start_python("maildir_async.helper.program", told, pass_fds=fds, cwd="/")
             # Not __del__: thrown away in one go with this, socket and Popen would warn that they are open and running.
-            self._finalizer = weakref.finalize(self, _let_go, ours, self._popen)
+            self._finalizer = weakref.finalize(self, let_go, self._popen, ours)
             self._finalizer.atexit = False  # GroupCommit sees to that
         except BaseException:
             ours.close()
@@ -229,14 +209,6 @@ class Helper:
         with self._lock:
             process, self._process = self._process, None
             return process
-
-
-def _let_go(control: socket.socket, popen: subprocess.Popen[bytes]) -> None:
-    """Have a process end that nobody uses any more, and see that it does not stay a zombie."""
-    control.close()
-    if popen.returncode is None:
-        with contextlib.suppress(RuntimeError):  # no thread to be had, at the end of the interpreter
-            threading.Thread(target=popen.wait, name="maildir-reaper", daemon=True).start()
 
 
 # socket.send_fds imports it, for each connection: a file to be read on the loop's thread, with no descriptor to spare.

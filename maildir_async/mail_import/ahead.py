@@ -42,12 +42,12 @@ class Ahead:
         self._size = 0
         self._change = asyncio.Event()  # set for a moment when those who wait are to look again
         self._is_waited_for = False  # whether one waits for `coming`
-        self._is_long = False  # whether a message that is not read whole has been taken, and is being stored
+        self._is_long = False  # whether a long message has been taken, and is being stored
         self._is_last = False
         self.coming: UncancellableFuture[Step] | None = None
 
     async def take(self) -> tuple[Found, bytes] | None:
-        """Return a message and its ident, or None after the last. After one that is not read whole, call `go_on`."""
+        """Return a message and its ident, or None after the last. After a long one, call `go_on`."""
         while True:
             if self.coming is None:
                 self._read_on()
@@ -56,8 +56,8 @@ class Ahead:
                 continue
             if self._ready:
                 taken = self._ready.popleft()
-                self._size -= taken[0].size
-                self._is_long = taken[0].rest is not None
+                self._size -= len(taken[0].first)
+                self._is_long = taken[0].is_long
                 return taken
             if self._is_long or self._is_waited_for:
                 await self._change.wait()  # all go on in one turn of the loop, and share what is synced
@@ -67,7 +67,7 @@ class Ahead:
                 await self._arrival(self.coming)
 
     def go_on(self) -> None:
-        """Have more read: a message that was not read whole has been stored, or has failed."""
+        """Have more read: a long message has been stored, or has failed."""
         self._is_long = False
         self._wake()
 
@@ -79,7 +79,7 @@ class Ahead:
             self._is_last = step.is_last
             self._has_arrived(step)
             self._ready.extend(step.wanted)
-            self._size += sum(message.size for message, _ in step.wanted)
+            self._size += sum([len(message.first) for message, _ in step.wanted])
         finally:
             self._is_waited_for = False
             self._wake()
@@ -89,9 +89,9 @@ class Ahead:
         self._change.clear()
 
     def _read_on(self) -> None:
-        """Have more read, unless there is enough. Nothing is read beside a message that is not read whole."""
+        """Have more read, unless there is enough. Nothing is read beside a long message."""
         is_enough = len(self._ready) >= READY_MESSAGES or self._size >= READY_BYTES
-        has_long = self._is_long or (bool(self._ready) and self._ready[-1][0].rest is not None)
+        has_long = self._is_long or (bool(self._ready) and self._ready[-1][0].is_long)
         if not is_enough and not self._is_last and not has_long:
             self.coming = self._read()
 

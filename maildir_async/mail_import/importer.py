@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from maildir_async.commit.entry import Plan
 from maildir_async.commit.waiting import UncancellableFuture, run_in_thread, until_done
 from maildir_async.disk.paths import absolute
+from maildir_async.disk.posix import PosixDisk
 from maildir_async.disk.threads import Crew
 from maildir_async.errors import (
     AppendError,
@@ -23,15 +25,19 @@ from maildir_async.errors import (
 )
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import parts_of
-from maildir_async.format.options import check_bool, check_callback, check_path, nanoseconds
+from maildir_async.format.names import process_tag
+from maildir_async.format.options import check_bool, check_callback, check_path
 from maildir_async.mail_import.ahead import Ahead
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
-from maildir_async.mail_import.messages import Found, Messages
+from maildir_async.mail_import.messages import Found, is_large
 from maildir_async.mail_import.report import ImportReport, Problems
-from maildir_async.mail_import.session import JOURNAL, Session, Step, refuse_overlap
+from maildir_async.mail_import.session import JOURNAL, Session, Step, Task, refuse_overlap
 from maildir_async.mailbox.maildir import Maildir
 from maildir_async.mailbox.whole import append_whole
 from maildir_async.receive.spool import CHUNK_SIZE
+
+if TYPE_CHECKING:
+    from maildir_async.mail_import.process import ReadingProcess
 
 __all__ = ["import_mail"]
 
@@ -39,6 +45,8 @@ T = TypeVar("T")
 
 #: Messages in flight, which share the syncs of the disk.
 CONCURRENCY: Final = 64
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def import_mail(
@@ -50,6 +58,7 @@ async def import_mail(
     folder: str | Sequence[str] | None = None,
     dialect: Dialect = "auto",
     journal: str | os.PathLike[str] | None = None,
+    reading_process: bool | None = None,
 ) -> ImportReport:
     """Import all mail in *source* into *maildir*, and return what came of it.
 
@@ -79,6 +88,8 @@ async def import_mail(
         dialect: how an mbox quotes: ``mboxo``, ``mboxrd``, ``mboxcl2``, or ``auto``, by which a message with a
             Content-Length that fits is taken as mboxcl2, and all others as mboxrd.
         journal: where it is remembered what has been imported; in the maildir by default.
+        reading_process: whether a process of its own reads *source* and keeps the journal, where one can be had. If
+            None, it does where *source* is large: 64 MiB, or 20,000 files. A dry run has none.
 
     Raises:
         TypeError, ValueError: an argument is not valid, or source and maildir lie one in the other.
@@ -94,9 +105,23 @@ async def import_mail(
     target = maildir if isinstance(maildir, Maildir) else Maildir(maildir)
     path = check_path(source)
     where = f"{target.path}/{JOURNAL}" if journal is None else absolute(check_path(journal))
+    if reading_process is not None:
+        check_bool("reading_process", reading_process)
     parts = parts_of(folder)
     target.mailbox_of(parts)  # raises what is wrong with it
-    return await _Import(path, target, parts, dialect, where, on_progress, is_dry=dry_run).run()
+    folders = [target.mailbox_of(name).directories.path for name in await target.folders()]
+    task = Task(
+        source=path,
+        folder=parts,
+        dialect=dialect,
+        target=target.path,
+        folders=tuple(folders),
+        folder_encoding=target.folder_encoding,
+        journal=where,
+        tag=process_tag(),
+        is_dry=dry_run,
+    )
+    return await _Import(target, task, on_progress, reading_process).run()
 
 
 class _AlreadyThereError(Exception):
@@ -106,22 +131,16 @@ class _AlreadyThereError(Exception):
 class _Import:
     def __init__(
         self,
-        source: str,
         target: Maildir,
-        folder: tuple[str, ...],
-        dialect: Dialect,
-        journal: str,
+        task: Task,
         on_progress: Callable[[int, int | None, int], object] | None,
-        *,
-        is_dry: bool,
+        reading_process: bool | None,
     ) -> None:
-        self._source = source
         self._target = target
-        self._journal = journal
+        self._task = task
         self._on_progress = on_progress
-        self._is_dry = is_dry
+        self._reading_process = reading_process
         self._problems = Problems()
-        self._messages = Messages(source, folder, dialect, self._problems)
         self._crew = Crew(1, "maildir-import")
         self._loop = asyncio.get_running_loop()
         self._ahead = Ahead(self._read, self._until, self._count)
@@ -131,21 +150,10 @@ class _Import:
         self._imported = self._already_there = self._size = self._gone_through = 0
 
     async def run(self) -> ImportReport:
-        directories = self._target.mailbox.directories
-        await self._target.in_thread(partial(refuse_overlap, self._source, self._target.path))
-        if not self._is_dry:
-            await self._target.in_thread(directories.check_whole)
-        folders = [self._target.mailbox_of(name).directories for name in await self._target.folders()]
-        self._session = Session(
-            self._messages,
-            self._source,
-            directories,
-            folders,
-            self._name_of,
-            self._journal,
-            self._problems,
-            is_dry=self._is_dry,
-        )
+        await self._target.in_thread(partial(refuse_overlap, self._task.source, self._target.path))
+        if not self._task.is_dry:
+            await self._target.in_thread(self._target.mailbox.directories.check_whole)
+        self._session = await self._target.in_thread(self._reader)
         is_finished = False
         try:
             self._total = await self._in_thread(self._session.begin)
@@ -163,12 +171,26 @@ class _Import:
             size=self._size,
             problems=tuple(problems.first),
             problem_count=problems.count,
-            dry_run=self._is_dry,
+            dry_run=self._task.is_dry,
         )
+
+    def _reader(self) -> "Session | ReadingProcess":
+        """Return what reads the source. Blocks."""
+        disk = self._target.mailbox.directories.disk
+        wanted = self._reading_process
+        if wanted is None:
+            wanted = is_large(self._task.source)
+        if wanted and type(disk) is PosixDisk and not self._task.is_dry:
+            # Here, since few sources are large: it imports multiprocessing.
+            from maildir_async.mail_import.process import ReadingProcess
+
+            with contextlib.suppress(OSError):  # no process to be had
+                return ReadingProcess(self._task, self._problems)
+        return Session(self._task, disk, self._problems)
 
     async def _close(self, *, is_finished: bool) -> None:
         if (coming := self._ahead.coming) is not None:
-            self._messages.stop()  # or a source from which nothing comes would be waited for
+            self._session.stop()  # or a source from which nothing comes would be waited for
             with contextlib.suppress(Exception):
                 await until_done(coming)
         published, self._published = self._published, []
@@ -191,7 +213,7 @@ class _Import:
         """Store one message after the other. All that do this share what has been read."""
         while (taken := await self._ahead.take()) is not None:
             message, ident = taken
-            if message.rest is None:
+            if not message.is_long:
                 await self._store(message, ident)
                 continue
             try:
@@ -206,16 +228,14 @@ class _Import:
     def _count(self, step: Step) -> None:
         self._already_there += step.already_there
         self._gone_through += step.size
-        if self._is_dry:
-            self._imported += len(step.wanted)
-            self._size += (size := sum(message.size for message, _ in step.wanted))
-            self._gone_through += size
-            step.wanted.clear()
+        self._imported += step.looked_at
+        self._size += step.looked_at_size
+        self._gone_through += step.looked_at_size
         self._tell()
 
     async def _store(self, message: Found, ident: bytes) -> None:
         try:
-            if message.rest is None:
+            if not message.is_long:
                 delivered = await self._append(message, message.first)
             else:
                 idents = list[bytes]()
@@ -239,24 +259,36 @@ class _Import:
             self._size += delivered.size
             for warning in delivered.warnings:
                 self._problems.odd(delivered.path, None, warning)
-        self._gone_through += message.size
+        if not message.is_long:
+            self._gone_through += len(message.first)
         message.first = b""  # which errors may hold for a while
         self._tell()
 
-    async def _append(self, message: Found, content: Any) -> Delivered:
-        target, folder = self._target, message.folder or None
-        if target.size_limit is None and not message.keywords and message.rest is None and message.size <= CHUNK_SIZE:
+    def _append(self, message: Found, content: Any) -> "Awaitable[Delivered]":
+        target, folder, size = self._target, message.folder or None, len(message.first)
+        if target.size_limit is None and not message.keywords and not message.is_long and size <= CHUNK_SIZE:
             # What `append` comes to, without what it has to look at in what users give it.
             mailbox = target.mailbox if folder is None else target.mailbox_of(folder)
-            plan = Plan(target.durability, message.flags, nanoseconds(message.received_at))
-            return await append_whole(mailbox, target.commit, plan, message.first, message.size)
-        if message.rest is not None and message.keywords:
+            plan = Plan(target.durability, message.flags, message.received_ns)
+            return append_whole(mailbox, target.commit, plan, message.first, size)
+        return self._append_any(message, content)
+
+    async def _append_any(self, message: Found, content: Any) -> Delivered:
+        if message.is_long and message.keywords:
             await self._take_letters(message)
-        append = partial(target.append, content, folder=folder, flags=message.flags, received_at=message.received_at)
+        micros = None if message.received_ns is None else message.received_ns // 1000
+        received_at = None if micros is None else _EPOCH + timedelta(microseconds=micros)
+        append = partial(
+            self._target.append,
+            content,
+            folder=message.folder or None,
+            flags=message.flags,
+            received_at=received_at,
+        )
         try:
             return await append(keywords=message.keywords)
         except KeywordsFullError as exc:
-            if message.rest is not None:
+            if message.is_long:
                 raise
             self._leave_keywords(message, exc)
             return await append()
@@ -276,19 +308,16 @@ class _Import:
         self._problems.odd(message.path, message.offset, f"comes without its keywords: {exc}")
 
     async def _long(self, message: Found, idents: list[bytes]) -> AsyncGenerator[bytes, None]:
-        """Yield a message that is not read whole. Whether it is there already is known at its end."""
-        yield message.first
-        while piece := await self._in_thread(message.more):
-            message.size += len(piece)
+        """Yield a long message. Whether it is there already is known at its end."""
+        piece = message.first
+        while piece:
+            self._gone_through += len(piece)
             yield piece
-        ident = await self._in_thread(partial(self._session.find_long, message))
+            piece = await self._in_thread(self._session.more)
+        ident = await self._in_thread(self._session.find_long)
         if ident is None:
             raise _AlreadyThereError
         idents.append(ident)
-
-    def _name_of(self, folder: tuple[str, ...]) -> str:
-        mailbox = self._target.mailbox_of(folder)
-        return "" if mailbox is self._target.mailbox else os.path.basename(mailbox.directories.path)
 
     def _tell(self) -> None:
         if self._on_progress is not None:
@@ -303,7 +332,7 @@ class _Import:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            self._messages.stop()
+            self._session.stop()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([future])
             if not future.cancelled():
@@ -312,9 +341,9 @@ class _Import:
         try:
             return future.result()
         except OSError as exc:
-            if exc.filename is not None and exc.filename == self._source:
+            if exc.filename is not None and exc.filename == self._task.source:
                 raise
-            above = os.path.dirname(self._journal)
+            above = os.path.dirname(self._task.journal)
             # The journal's own directory: where that is the maildir, it has been seen to be there.
             path = above if isinstance(exc, FileNotFoundError) else self._target.path
             raise append_error(exc, path=path, stage="create") from exc

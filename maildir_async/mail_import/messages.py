@@ -1,20 +1,21 @@
 """The messages of a source, one after the other, whatever it is. Blocks."""
 
 import os
+import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from maildir_async.disk.reading import Unchanged
+from maildir_async.format.options import nanoseconds
 from maildir_async.mail_import.headers import HEAD_MOST, Hash, begin_digest, from_line_date, marks_of
 from maildir_async.mail_import.mbox import Dialect, Mbox, Part
 from maildir_async.mail_import.places import Place, folder_part, is_keyword, places
 from maildir_async.mail_import.reading import MailFile
 from maildir_async.mail_import.report import Problems
 
-__all__ = ["STDIN", "Found", "Messages", "digest_of"]
+__all__ = ["LARGE_BYTES", "STDIN", "Found", "Messages", "digest_of", "is_large"]
 
 #: What standard input is called.
 STDIN: Final = "-"
@@ -22,11 +23,37 @@ STDIN: Final = "-"
 #: Bytes of the longest message that is read whole.
 WHOLE_MOST: Final = 512 * 1024
 
+#: Bytes of a source, or files in it, from which on a process for it pays: it takes a fifth of a second to start.
+LARGE_BYTES: Final = 1 << 26
+LARGE_FILES: Final = 20_000
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def is_large(source: str) -> bool:
+    """Whether a process of its own pays for *source*, as far as that can be seen without reading it. Blocks."""
+    size = 0
+    for count, size_of_one in enumerate(_sizes(source), 1):
+        size += size_of_one
+        if size >= LARGE_BYTES or count >= LARGE_FILES:
+            return True
+    return False
+
+
+def _sizes(source: str) -> Iterator[int]:
+    """Yield how many bytes there are in each of its files; 0 where that is not known."""
+    paths = [place.path for place in places(source, _ignore, _ignore)] if os.path.isdir(source) else [source]
+    for path in paths:
+        try:
+            found = os.fstat(0) if path == STDIN else os.stat(path)
+        except OSError:
+            yield 0
+        else:
+            yield found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
 class Found:
-    """A message of a source.
+    """A message of a source. It can be pickled.
 
     Attributes:
         path: the file that it is in.
@@ -34,14 +61,13 @@ class Found:
         folder: parts of the folder that it belongs to.
         flags: as a Maildir has them.
         keywords: IMAP's.
-        received_at: when it came, if that is known.
+        received_ns: when it came, in nanoseconds since the epoch; None if that is not known.
         first: all of it; or the first bytes, `HEAD_MOST` at least.
-        size: bytes of it, as far as it has been read.
-        rest: what follows, of a message that is not read whole, or None. To be read before the next message is.
+        is_long: whether more follows, to be read by `Messages.more` before the next message is.
 
     """
 
-    __slots__ = ("_hash", "first", "flags", "folder", "keywords", "offset", "path", "received_at", "rest", "size")
+    __slots__ = ("first", "flags", "folder", "is_long", "keywords", "offset", "path", "received_ns")
 
     def __init__(
         self,
@@ -50,33 +76,23 @@ class Found:
         folder: tuple[str, ...],
         flags: str,
         keywords: tuple[str, ...],
-        received_at: datetime | None,
+        received_ns: int | None,
         first: bytes,
-        rest: Iterator[bytes] | None,
-        *,
-        is_plain: bool = False,
+        is_long: bool = False,
     ) -> None:
         self.path = path
         self.offset = offset
         self.folder = folder
         self.flags = flags
         self.keywords = keywords
-        self.received_at = received_at
+        self.received_ns = received_ns
         self.first = first
-        self.size = len(first)
-        self.rest = rest
-        self._hash: Hash = begin_digest(first, is_plain=is_plain)
+        self.is_long = is_long
 
-    def more(self) -> bytes:
-        """Return the next bytes of the rest; none at the end."""
-        assert self.rest is not None
-        piece = next(self.rest, b"")
-        self._hash.update(piece)
-        return piece
-
-    def digest(self) -> bytes:
-        """Return what stands for what has been read of it."""
-        return self._hash.digest()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it, of which there are many, by what it is made of alone."""
+        made_of = (self.path, self.offset, self.folder, self.flags, self.keywords, self.received_ns)
+        return Found, (*made_of, self.first, self.is_long)
 
 
 class Messages:
@@ -97,6 +113,8 @@ class Messages:
         self._problems = problems
         self._file: Unchanged | None = None
         self._is_stopped = False
+        self._rest: Iterator[bytes] = iter(())  # of the message that was found last
+        self._hash: Hash = begin_digest(b"")  # of what has been read of it
 
     def stop(self) -> None:
         """Have reading end with `StoppedError`, also where nothing comes. Any thread may call this."""
@@ -138,6 +156,16 @@ class Messages:
             is_message = self._source.removesuffix(".gz").lower().endswith(".eml")
             with self._opened(self._source) as file:
                 yield from self._in(Place(self._source, (), is_message), file)
+
+    def more(self) -> bytes:
+        """Return the next bytes of the message that was found last; none at its end."""
+        piece = next(self._rest, b"")
+        self._hash.update(piece)
+        return piece
+
+    def digest(self) -> bytes:
+        """Return what stands for what has been read of the message that was found last."""
+        return self._hash.digest()
 
     def _odd(self, path: str, reason: str) -> None:
         self._problems.odd(path, None, reason)
@@ -211,26 +239,23 @@ class Messages:
         *,
         is_plain: bool = False,
     ) -> Found:
-        first = next(pieces, b"")
-        rest: Iterator[bytes] | None = None
+        first, is_long = next(pieces, b""), False
         if (piece := next(pieces, None)) is not None:
             parts, size = [first, piece], len(first) + len(piece)
             while size <= WHOLE_MOST and (piece := next(pieces, None)) is not None:
                 parts.append(piece)
                 size += len(piece)
-            first = b"".join(parts)
-            if size > WHOLE_MOST:
-                rest = chain(pieces)
+            first, is_long = b"".join(parts), size > WHOLE_MOST
         elif len(first) > WHOLE_MOST:
-            rest = iter(())
+            is_long = True
         if b"\0" in first:
             self._problems.odd(place.path, offset, "has NUL bytes in it, which are kept")
         elif b"\r" in first and b"\n" not in first:
             self._problems.odd(place.path, offset, "has no line ends but CR, which are kept")
         folder = (*self._folder, *place.folder) if place.folder else self._folder
-        return Found(
-            place.path, offset, folder, place.flags, place.keywords, received_at, first, rest, is_plain=is_plain
-        )
+        self._rest, self._hash = pieces, begin_digest(first, is_plain=is_plain)
+        received_ns = nanoseconds(received_at)
+        return Found(place.path, offset, folder, place.flags, place.keywords, received_ns, first, is_long)
 
 
 def _time_of(file: Unchanged) -> datetime | None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from maildir_async.format.html import fields_of, table
 
-__all__ = ["ImportProblem", "ImportReport", "Problems"]
+__all__ = ["Drained", "ImportProblem", "ImportReport", "Problems"]
 
 #: Problems that are kept; of more, the number.
 KEPT: Final = 100
@@ -89,6 +89,10 @@ class ImportReport:
         return table("ImportReport", rows + [("", str(problem)) for problem in self.problems])
 
 
+#: What has been collected: the first problems, how many there were, how many were losses, and were refused.
+Drained = tuple[list[ImportProblem], int, int, int]
+
+
 class Problems:
     """Collects what is odd. Any thread may say it."""
 
@@ -110,6 +114,22 @@ class Problems:
     def refused_by(self, exc: Exception, path: str, offset: int | None) -> None:
         """Name what the maildir did not take."""
         self._add(ImportProblem(path, offset, str(exc), is_loss=True, is_refused=True))
+
+    def drain(self) -> "Drained":
+        """Return what has been collected, which can be pickled, and begin anew."""
+        with self._lock:
+            drained = self.first, self.count, self.failed, self.refused
+            self.first, self.count, self.failed, self.refused = [], 0, 0, 0
+        return drained
+
+    def take(self, drained: "Drained") -> None:
+        """Add what others have collected."""
+        first, count, failed, refused = drained
+        with self._lock:
+            self.first += first[: KEPT - len(self.first)]
+            self.count += count
+            self.failed += failed
+            self.refused += refused
 
     def _add(self, problem: ImportProblem) -> None:
         with self._lock:

@@ -3,17 +3,20 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from maildir_async.disk.directories import Directories, sync_directory
+from maildir_async.disk.calls import Disk
+from maildir_async.disk.directories import sync_directory
 from maildir_async.disk.imported import Imported, Orphan, Wanted
 from maildir_async.errors import MaildirError
-from maildir_async.format.names import number_of, process_tag
+from maildir_async.format.folders import FolderEncoding, directory_of, parts_of
+from maildir_async.format.names import number_of
+from maildir_async.mail_import.mbox import Dialect
 from maildir_async.mail_import.messages import STDIN, Found, Messages, digest_of
 from maildir_async.mail_import.report import Problems
 
-__all__ = ["JOURNAL", "Session", "Step", "refuse_overlap"]
+__all__ = ["JOURNAL", "Session", "Step", "Task", "refuse_overlap"]
 
 #: The journal's name in a maildir, where none is given.
 JOURNAL: Final = "maildir-async-import.sqlite"
@@ -26,14 +29,43 @@ STEP_BYTES: Final = 1 << 21
 COMMIT_EVERY_S: Final = 1.0
 
 
+class Task(NamedTuple):
+    """What one import is to do. It can be pickled.
+
+    Attributes:
+        source: the path of what is imported, or `STDIN`. By it messages are known as being of the same source.
+        folder: parts of the folder that all of it belongs to.
+        dialect: of an mbox.
+        target: the path of the maildir.
+        folders: paths of the folders that it has.
+        folder_encoding: how the names of folders are written there.
+        journal: the journal's path.
+        tag: of the process that publishes the messages.
+        is_dry: whether nothing is to be changed.
+
+    """
+
+    source: str
+    folder: tuple[str, ...]
+    dialect: Dialect
+    target: str
+    folders: tuple[str, ...]
+    folder_encoding: FolderEncoding
+    journal: str
+    tag: str
+    is_dry: bool
+
+
 class Step(NamedTuple):
     """Messages read in one go.
 
     Attributes:
-        wanted: those to be stored, each with its ident. Only the last can be one that is not read whole.
+        wanted: those to be stored, each with its ident. Only the last can be a long one.
         already_there: how many others there were.
         size: bytes of those.
         is_last: whether there are no more.
+        looked_at: in a dry run, messages that would be stored; `wanted` is empty then.
+        looked_at_size: bytes of those.
 
     """
 
@@ -41,69 +73,56 @@ class Step(NamedTuple):
     already_there: int
     size: int
     is_last: bool
+    looked_at: int = 0
+    looked_at_size: int = 0
 
 
 class Session:
     """One import.
 
     Args:
-        messages: of the source.
-        source: its path, by which messages are known as being of the same source.
-        target: the maildir.
-        folders: those that it has.
-        name_of: returns what the directory of a folder is called; ValueError for one that there cannot be.
-        journal: the journal's path.
-        is_dry: whether nothing is to be changed.
+        task: what it is to do.
+        disk: looks at the maildir, and makes the journal.
         problems: what is odd is told to it.
 
     """
 
-    def __init__(
-        self,
-        messages: Messages,
-        source: str,
-        target: Directories,
-        folders: Sequence[Directories],
-        name_of: Callable[[tuple[str, ...]], str],
-        journal: str,
-        problems: Problems,
-        *,
-        is_dry: bool,
-    ) -> None:
-        self._messages = messages
-        self._source = os.fsencode(source if source == STDIN else os.path.realpath(source))
-        self._target = target
-        self._folders = folders
-        self._name_of = name_of
-        self._journal = Imported(journal, target.disk, is_dry=is_dry)
-        self._place = os.path.dirname(journal)
+    def __init__(self, task: Task, disk: Disk, problems: Problems) -> None:
+        self._task = task
+        self._disk = disk
         self._problems = problems
-        self._is_dry = is_dry
-        self._tag = process_tag()
+        self._messages = Messages(task.source, task.folder, task.dialect, problems)
+        self._source = os.fsencode(task.source if task.source == STDIN else os.path.realpath(task.source))
+        self._journal = Imported(task.journal, disk, is_dry=task.is_dry)
+        self._place = os.path.dirname(task.journal)
         self._each: Iterator[Found] = iter(())
         self._long: Found | None = None
-        self._names = dict[tuple[str, ...], str]()
+        self._prefixes = dict[tuple[str, ...], bytes]()
         self._unfit = dict[tuple[str, ...], str]()  # why there can be no such folder
         self._committed_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Have reading end with `StoppedError`, also where nothing comes. Any thread may call this."""
+        self._messages.stop()
 
     def begin(self) -> int | None:
         """Find out what has been imported; return how many messages the source has, if that can be told.
 
         MaildirError if another import is under way, or if the journal cannot be used; OSError likewise.
         """
-        if not self._is_dry:
+        if not self._task.is_dry:
             self._refuse_others()
         tags = self._journal.open()
-        self._journal.begin(self._tag, list(self._orphans(tags)))
-        if not self._is_dry:
-            sync_directory(self._target.disk, self._place)
+        self._journal.begin(self._task.tag, list(self._orphans(tags)))
+        if not self._task.is_dry:
+            sync_directory(self._disk, self._place)
         total = self._messages.total()
         self._each = self._messages.each()
         return total
 
     def _refuse_others(self) -> None:
         """Refuse to have root's SQLite write where another user may put a symbolic link."""
-        if os.geteuid() == 0 and self._target.disk.stat(f"{self._place}/.").st_uid != 0:
+        if os.geteuid() == 0 and self._disk.stat(f"{self._place}/.").st_uid != 0:
             reason = "belongs to another user: import as that user, or have the journal elsewhere"
             raise MaildirError(f"{self._place} {reason}", stage="create")
 
@@ -111,14 +130,14 @@ class Session:
         """Yield what runs that did not end have published and not recorded, as far as it still is where it was."""
         for tag in tags:
             known = self._journal.numbers(tag)
-            for directories in (self._target, *self._folders):
-                folder = os.path.basename(directories.path) if directories is not self._target else ""
+            for path in (self._task.target, *self._task.folders):
+                prefix = _prefix("" if path == self._task.target else os.path.basename(path))
                 for where in ("new", "cur"):
-                    yield from self._orphans_in(directories.subdirectory(where), folder, tag, known)
+                    yield from self._orphans_in(f"{path}/{where}", prefix, tag, known)
 
-    def _orphans_in(self, path: str, folder: str, tag: str, known: set[int]) -> Iterator[Orphan]:
+    def _orphans_in(self, path: str, prefix: bytes, tag: str, known: set[int]) -> Iterator[Orphan]:
         try:
-            names = self._target.disk.listdir(path)
+            names = self._disk.listdir(path)
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in names:
@@ -129,42 +148,59 @@ class Session:
                 except FileNotFoundError:  # a reader has moved or removed it
                     continue
                 known.add(number)
-                yield Orphan(_content(folder, digest), tag, number)
+                yield Orphan(_half(prefix + digest), tag, number)
 
     def step(self, published: Sequence[tuple[bytes, str]]) -> Step:
         """Record what has been published, ident and key, and read on."""
         self.record(published)
         if self._long is not None:
-            while self._long.more():
+            while self._messages.more():
                 pass  # what a failed append has left
             self._long = None
-        found, size, is_last = list[tuple[Found, Wanted]](), 0, False
-        while len(found) < STEP_MESSAGES and size < STEP_BYTES:
+        found, sizes, wanted, total, is_last = list[Found](), list[int](), list[Wanted](), 0, False
+        while len(found) < STEP_MESSAGES and total < STEP_BYTES:
             message = next(self._each, None)
             if message is None:
                 is_last = True
                 break
-            if message.rest is not None:
-                if not self._is_dry and self._folder_of(message) is not None:
+            size, prefix = len(message.first), self._prefix_of(message)
+            if message.is_long:
+                if prefix is not None and not self._task.is_dry:
                     self._long = message
                     break
-                while piece := message.more():
-                    message.size += len(piece)
-            size += len(message.first)
-            wanted = self._wanted(message)
-            if wanted is not None:
-                found.append((message, wanted))
-        answers = self._journal.find([wanted for _, wanted in found])
-        is_there = [message.size for (message, _), answer in zip(found, answers, strict=True) if answer]
-        new = [(message, wanted.ident) for (message, wanted), answer in zip(found, answers, strict=True) if not answer]
+                while piece := self._messages.more():
+                    size += len(piece)
+            total += size
+            if prefix is not None:
+                found.append(message)
+                sizes.append(size)
+                wanted.append(self._wanted(prefix))
+        return self._step(found, sizes, wanted, is_last=is_last)
+
+    def _step(self, found: list[Found], sizes: list[int], wanted: list[Wanted], *, is_last: bool) -> Step:
+        new, there_size = list[tuple[Found, bytes]](), 0
+        for message, size, (ident, _), is_there in zip(found, sizes, wanted, self._journal.find(wanted), strict=True):
+            if is_there:
+                there_size += size
+            else:
+                new.append((message, ident))
+        there = len(found) - len(new)
+        if self._task.is_dry:
+            return Step([], there, there_size, is_last, len(new), sum(sizes) - there_size)
         if self._long is not None:
             new.append((self._long, b""))
-        return Step(new, len(is_there), sum(is_there), is_last)
+        return Step(new, there, there_size, is_last)
 
-    def find_long(self, message: Found) -> bytes | None:
-        """Return the ident of a message that has been read to its end now; None if it is not to be stored."""
-        wanted = self._wanted(message)
-        return None if wanted is None or self._journal.find([wanted])[0] else wanted.ident
+    def more(self) -> bytes:
+        """Return the next bytes of the long message that the last step has come to; none at its end."""
+        return self._messages.more()
+
+    def find_long(self) -> bytes | None:
+        """Return the ident of that message, which has been read to its end; None if it is there already."""
+        prefix = None if self._long is None else self._prefix_of(self._long)
+        assert prefix is not None
+        wanted = self._wanted(prefix)
+        return None if self._journal.find([wanted])[0] else wanted.ident
 
     def record(self, published: Sequence[tuple[bytes, str]]) -> None:
         """Record what has been published, ident and key.
@@ -179,9 +215,9 @@ class Session:
 
     def _record(self, published: Sequence[tuple[bytes, str]]) -> None:
         if published:
-            self._journal.record([(ident, number_of(key, self._tag)) for ident, key in published])
+            self._journal.record([(ident, number_of(key, self._task.tag)) for ident, key in published])
 
-    def end(self, published: Sequence[tuple[bytes, str]], *, is_finished: bool) -> None:
+    def end(self, published: Sequence[tuple[bytes, str]], is_finished: bool) -> None:
         """Record what has been published, and close the journal."""
         try:
             self._record(published)
@@ -192,30 +228,34 @@ class Session:
             self._journal.close(is_finished=is_finished)
             self._messages.close()
 
-    def _wanted(self, message: Found) -> Wanted | None:
-        """Return what stands for *message*; None, after that has been told, if it can be in no folder."""
-        folder = self._folder_of(message)
-        if folder is None:
-            reason = self._unfit[message.folder]
-            self._problems.lost(message.path, message.offset, reason)
-            return None
-        content = _content(folder, message.digest())
-        return Wanted(hashlib.sha256(self._source + b"\0" + content).digest()[:16], content)
+    def _wanted(self, prefix: bytes) -> Wanted:
+        """Return what stands for the message that was found last, which goes to the folder with that *prefix*."""
+        content = _half(prefix + self._messages.digest())
+        return Wanted(_half(self._source + b"\0" + content), content)
 
-    def _folder_of(self, message: Found) -> str | None:
-        """Return what the directory of its folder is called; None if there can be none, for which `_unfit` has why."""
-        parts = message.folder
-        if (name := self._names.get(parts)) is None and parts not in self._unfit:
-            try:
-                name = self._names[parts] = self._name_of(parts)
-            except ValueError as exc:
-                self._unfit[parts] = str(exc)
-        return name
+    def _prefix_of(self, message: Found) -> bytes | None:
+        """Return what stands for the folder of *message*; None, after that has been told, if there can be none."""
+        folder = message.folder
+        if (prefix := self._prefixes.get(folder)) is None:
+            if folder not in self._unfit:
+                try:
+                    parts = parts_of(folder)
+                    name = directory_of(parts, self._task.folder_encoding) if parts else ""
+                    return self._prefixes.setdefault(folder, _prefix(name))
+                except ValueError as exc:
+                    self._unfit[folder] = str(exc)
+            self._problems.lost(message.path, message.offset, self._unfit[folder])
+        return prefix
 
 
-def _content(folder: str, digest: bytes) -> bytes:
-    """Return what stands for a message with that digest in that folder."""
-    return hashlib.sha256(os.fsencode(folder) + b"\0" + digest).digest()[:16]
+def _prefix(folder: str) -> bytes:
+    """Return what stands for a folder, by what its directory is called."""
+    return os.fsencode(folder) + b"\0"
+
+
+def _half(data: bytes) -> bytes:
+    """Return half of a hash, which is enough to tell one message from another."""
+    return hashlib.sha256(data).digest()[:16]
 
 
 def refuse_overlap(source: str, target: str) -> None:

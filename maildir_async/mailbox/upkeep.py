@@ -96,6 +96,11 @@ class Upkeep:
             self._commit = default_commit()
         return self._commit
 
+    @property
+    def folder_encoding(self) -> FolderEncoding:
+        """How the names of its folders are written on the disk."""
+        return self._folders.encoding
+
     def mailbox_of(self, folder: str | Sequence[str] | None) -> Mailbox:
         """Return a folder as group commit knows it, or the maildir itself. Nothing is touched."""
         return self.mailbox if folder is None else self._folders.of(folder)

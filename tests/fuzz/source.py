@@ -54,7 +54,7 @@ def target(data: bytes) -> None:
         assert total is None or total == made - len(_control_files(root)) or total >= len(found)
         for message in found:
             assert message.path.startswith(root + "/")
-            assert message.rest is None or message.size > WHOLE_MOST
+            assert not message.is_long or len(message.first) > WHOLE_MOST
             assert set(message.flags) <= set("DFPRST")
             assert all(part and "." not in part and "/" not in part for part in message.folder)
             for keyword in message.keywords:

@@ -10,11 +10,13 @@ byte, moves it to ``cur/``, and deletes it after ten seconds. What is wrong (`ve
 
 * an acknowledged message that was never there, is not whole, or is there twice; a refused one that is there; a file in
   ``tmp/`` at the end (what killed helpers left is swept first, and counted);
-* growth. After each fault and some seconds of calm nothing new begins until nothing is under way; then the program is
-  measured. The first quarter of these rests is its warm-up. The median of the last quarter may be above that of the
-  second by no more than `verdict.ALLOWED` of memory, descriptors, threads and tasks (`verdict.ALLOWED_SHORT` in a run
-  shorter than ten minutes), and by no more than `verdict.ALLOWED_OBJECTS` objects of each type that the garbage
-  collector knows;
+* growth. After each fault and some seconds of calm nothing new begins until nothing is under way and idle threads have
+  had their time; then the program is measured. A thread of the library's crews that is there all the same is wrong in
+  itself. How many threads there were at least in the calm, while mail flowed, is measured too. The first quarter of
+  these rests is the warm-up. The median of the last quarter may be above that of the second by no more than
+  `verdict.ALLOWED` of memory, descriptors, threads and tasks (`verdict.ALLOWED_SHORT` in a run shorter than ten
+  minutes), and by no more than `verdict.ALLOWED_OBJECTS` objects of each type that the garbage collector knows. A
+  short run goes on until it has had `verdict.FEWEST` rests, for two minutes more if need be;
 * anything that the program itself finds: an exception that is not the package's, a task that does not end.
 
 Latencies and the loop's lag are told, by the minute, and not judged: a busy machine is no fault of the library.

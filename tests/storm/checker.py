@@ -65,8 +65,6 @@ def _left(
     root: Path, threads: set[threading.Thread], objects: set[tuple[int, str]], descriptors: set[str]
 ) -> Iterator[str]:
     """Yield what is not back where it was: threads, descriptors, what the library holds in memory."""
-    yield from _unless_soon(lambda: sorted(thread.name for thread in _threads() - threads), "", 0.3)
-    _wake_idle_threads()
     yield from _unless_soon(lambda: sorted(thread.name for thread in _threads() - threads), "a thread is left")
     gc.collect()  # what an exception's traceback keeps goes with that
     yield from _unless_soon(lambda: sorted(name for _, name in _objects() - objects), "in memory is left")
@@ -74,23 +72,12 @@ def _left(
     yield from _unless_soon(lambda: sorted(names_in_use() | streams_in_use()), "a name is still in use")
 
 
-def _wake_idle_threads() -> None:
-    """Have idle threads look at the time: SimpleQueue.get() may have missed that it is over.
-
-    Which it does where a thread is held up for as long as it waits: here that is a moment, in a program five seconds.
-    """
-    for crew in list(library_threads._crews):
-        if crew.threads and not crew._unfinished:
-            crew.run(library_threads._look_again)
-
-
-def _unless_soon(left: Callable[[], list[str]], what: str, seconds: float = 2) -> Iterator[str]:
-    """Yield a fault, if *what* says which, unless nothing is *left* in a moment."""
-    deadline = time.monotonic() + seconds
+def _unless_soon(left: Callable[[], list[str]], what: str) -> Iterator[str]:
+    """Yield a fault, *what* it is, unless nothing is *left* in a moment."""
+    deadline = time.monotonic() + 2
     while found := left():
         if time.monotonic() > deadline:
-            if what:
-                yield f"{what}: {dict(Counter(found))}"
+            yield f"{what}: {dict(Counter(found))}"
             return
         gc.collect()
         time.sleep(0.002)

@@ -1,0 +1,67 @@
+"""The process that reads a source for an import: it does what it is asked, one call after the other.
+
+It ends when it has been told to, and when the process that it works for is gone: what was recorded is kept then. It
+ignores the signals that end a program from its terminal: that is up to the one it works for.
+"""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from maildir_async.disk.posix import PosixDisk
+from maildir_async.errors import MaildirError
+from maildir_async.mail_import.report import Problems
+from maildir_async.mail_import.session import Session
+
+__all__ = ["main", "serve"]
+
+
+def main(told: dict[str, Any]) -> None:
+    """Serve until the import is over."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=told["life"]) as life, Connection(told["control"]) as control:
+        serve(control, life)
+
+
+def serve(control: Connection, life: socket.socket) -> None:
+    """Answer calls that come over *control*, and stop reading when *life* comes to its end."""
+    with contextlib.suppress(EOFError, OSError):  # of the other's death
+        call, (task,) = control.recv()
+        problems = Problems()
+        session = Session(task, PosixDisk(), problems)
+        threading.Thread(target=_stop_at_end, args=(life, session), name="life", daemon=True).start()
+        calls: dict[str, Callable[..., object]] = {
+            "step": session.step,
+            "more": session.more,
+            "find_long": session.find_long,
+            "end": session.end,
+        }
+        try:
+            _answer(control, problems, session.begin)
+            while call != "end":
+                call, args = control.recv()
+                _answer(control, problems, calls[call], *args)
+        finally:
+            if call != "end":
+                with contextlib.suppress(MaildirError):  # there is nobody to hear of it
+                    session.end((), is_finished=False)
+
+
+def _answer(control: Connection, problems: Problems, call: Callable[..., object], *args: object) -> None:
+    """Make the call, and tell what was odd meanwhile, whether it has raised, and what it has come to."""
+    try:
+        answer, is_raised = call(*args), False
+    except Exception as exc:  # whoever asks is to see it
+        answer, is_raised = exc, True
+    control.send((problems.drain(), is_raised, answer))
+
+
+def _stop_at_end(life: socket.socket, session: Session) -> None:
+    with contextlib.suppress(OSError):
+        life.recv(1)
+    session.stop()
