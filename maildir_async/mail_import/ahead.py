@@ -12,7 +12,7 @@ from maildir_async.mail_import.session import Step
 __all__ = ["Ahead"]
 
 #: Messages ready to be stored, from which on no more are read, and bytes of them.
-READY_MESSAGES: Final = 256
+READY_MESSAGES: Final = 512
 READY_BYTES: Final = 1 << 22
 
 

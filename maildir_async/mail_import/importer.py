@@ -43,8 +43,8 @@ __all__ = ["import_mail"]
 
 T = TypeVar("T")
 
-#: Messages in flight, which share the syncs of the disk.
-CONCURRENCY: Final = 64
+#: Messages in flight, which share the syncs of the disk. With 64, syncs take a fifth more of the time of a large import.
+CONCURRENCY: Final = 128
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
