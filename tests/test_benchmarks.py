@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -126,6 +127,15 @@ def open_directory() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+def test_an_import_is_held_against_appends(tmp_path: Path) -> None:
+    """Both are measured in turns, in maildirs that are counted, and nothing is left."""
+    command = [sys.executable, "-m", "benchmarks.importing", str(tmp_path), "--messages", "30", "--rounds", "2"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^ratio: \d+\.\d\d \(.*\) in 2 rounds$", done.stdout, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.heavy

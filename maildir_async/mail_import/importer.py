@@ -43,7 +43,7 @@ __all__ = ["import_mail"]
 
 T = TypeVar("T")
 
-#: Messages in flight, which share the syncs of the disk. With 64, syncs take a fifth more of the time of a large import.
+#: Messages in flight, which share the syncs of the disk. With 64, a large import takes a fifth longer.
 CONCURRENCY: Final = 128
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
