@@ -479,8 +479,9 @@ async def test_what_was_wrong_with_a_file_that_is_gone(tmp_path: Path) -> None:
     await maildir.append_many([MESSAGE] * 2)
     disk.faults.append(Fault("write", errno.EIO, path="m/maildirsize"))
     await maildir.append(MESSAGE)
-    Path(maildir.path, "maildirsize").unlink()  # as a machine does that is in doubt of it
+    assert not Path(maildir.path, "maildirsize").exists()
     assert (await maildir.append(MESSAGE)).warnings == ()
+    assert told(maildir)[1:3] == there(maildir.path)
 
 
 async def test_one_full_maildir_of_several(tmp_path: Path) -> None:
@@ -547,6 +548,51 @@ async def test_what_could_not_be_recorded_is_counted(tmp_path: Path) -> None:
         for path in Path(maildir.path, "new").iterdir():
             path.unlink()
         Path(maildir.path, "maildirsize").unlink()
+
+
+async def test_a_file_that_is_wrong_is_left_to_nobody(tmp_path: Path) -> None:
+    """Where a line could not be added and there can be no count either, there is no file for others to believe."""
+    disk = FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=50), disk=disk)
+    for _ in range(2):
+        await maildir.append(MESSAGE)
+    assert told(maildir)[1:3] == (200, 2)
+    disk.faults[:] = [
+        Fault("write", errno.ENOSPC, path="maildirsize"),
+        Fault("rename", errno.ENOSPC, path="maildirsize"),
+    ]
+    await maildir.append(MESSAGE)
+    await maildir.append(MESSAGE)
+    disk.faults.clear()
+    assert not Path(maildir.path, "maildirsize").exists()
+    other = Maildir(maildir.path, quota=Quota(messages=50), disk=FaultDisk())
+    await other.append(MESSAGE)
+    await maildir.append(MESSAGE)
+    assert told(maildir)[1:3] == there(maildir.path)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_folder_that_comes_while_it_is_counted(tmp_path: Path, fails: bool) -> None:
+    """A count that others have overtaken with a new folder is not kept, nor believed if it cannot be removed."""
+    gate, disk = Gate(), FaultDisk()
+    maildir = Maildir(tmp_path / "m", quota=Quota(messages=50), disk=disk)
+    other = Maildir(maildir.path, quota=Quota(messages=50), commit=GroupCommit(), disk=FaultDisk())
+    await other.append(MESSAGE)
+    await other.check_room()
+    disk.faults[:] = [Fault("rename", gate=gate, path="maildirsize")]
+    Path(maildir.path, "maildirsize").unlink()
+    counting = asyncio.ensure_future(maildir.check_room())
+    await gate.reached()
+    await other.append_many([MESSAGE] * 2, folder="Later")
+    disk.faults[:] = [Fault("unlink", errno.EIO, path="m/maildirsize")] if fails else []
+    gate.open()
+    await counting
+    assert Path(maildir.path, "maildirsize").exists() is fails
+    await maildir.append(MESSAGE)
+    await maildir.append(MESSAGE)
+    held = Path(maildir.path, "maildirsize")
+    assert not held.exists() or told(maildir)[1:3] == (500, 5)
+    await other.commit.aclose()
 
 
 async def test_a_warning_when_a_part_is_passed(tmp_path: Path) -> None:

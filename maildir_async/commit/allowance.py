@@ -14,7 +14,7 @@ from typing import Final
 
 from maildir_async.commit.usage import Asking, Shared, shared_by
 from maildir_async.disk.directories import Directories
-from maildir_async.disk.maildirsize import count, read, record, root_of, version_of
+from maildir_async.disk.maildirsize import count, read, record, remove, root_of, version_of
 from maildir_async.errors import MaildirError, QuotaExceededError
 from maildir_async.format.folders import FolderEncoding, folder_of
 from maildir_async.format.names import UniqueNames
@@ -169,6 +169,8 @@ class Allowance:
                 shared.inode = 0
                 if shared.is_kept:  # what was wrong with the file is gone as well
                     shared.trouble = ""
+                if shared.is_wrong:  # this process has removed it, to have it counted
+                    shared.is_known = False
             self._learn_without(shared)
             return
         shared.trouble = ""
@@ -216,7 +218,7 @@ class Allowance:
         shared.trouble = "" if failure is None or is_absent else failure.strerror or str(failure)
         if not shared.trouble:
             shared.inode = 0
-        shared.is_kept = failure is None
+        shared.is_kept, shared.is_wrong = failure is None, counted.is_wrong
         if counted.is_kept:
             with contextlib.suppress(OSError):
                 shared.version = version_of(disk, root)
@@ -245,6 +247,8 @@ class Allowance:
         except OSError as exc:
             shared.version, shared.trouble = None, exc.strerror or str(exc)
             shared.is_wrong = shared.is_kept  # or each message would list all of it, for nothing
+            with contextlib.suppress(OSError):
+                remove(disk, root)  # it lacks this, or ends in a part of a line: nobody is to believe it
         else:
             if recorded is None:
                 shared.version, shared.inode, shared.is_known = None, 0, False

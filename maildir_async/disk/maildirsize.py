@@ -29,6 +29,7 @@ __all__ = [
     "count",
     "read",
     "record",
+    "remove",
     "root_of",
     "tally",
     "version_of",
@@ -64,6 +65,7 @@ class Counted(NamedTuple):
         bytes, messages: in all messages that count.
         is_kept: whether the file says so now. It does not if the maildir changed meanwhile, or has no room for it.
         failure: what came in the way of the file, if anything did.
+        is_wrong: whether it says so, though the maildir changed meanwhile: it could not be removed.
 
     """
 
@@ -71,6 +73,7 @@ class Counted(NamedTuple):
     messages: int
     is_kept: bool
     failure: OSError | None
+    is_wrong: bool
 
 
 class Tallied(NamedTuple):
@@ -79,16 +82,26 @@ class Tallied(NamedTuple):
     Attributes:
         bytes, messages: in all messages that count.
         seen: the directories, and the mtime of each before it was listed.
+        maildir: the maildir that has the file.
+        folders: what the directories of its folders were called, before any was listed.
 
     """
 
     bytes: int
     messages: int
     seen: dict[str, int]
+    maildir: Directories
+    folders: list[str]
 
-    def has_changed(self, disk: Disk) -> bool:
-        """Whether any of the directories is another by now."""
-        return any(_changed(disk, path, was) for path, was in self.seen.items())
+    def has_changed(self) -> bool:
+        """Whether any of the directories is another by now, or there is a folder more or less."""
+        disk = self.maildir.disk
+        if any(_changed(disk, path, was) for path, was in self.seen.items()):
+            return True
+        try:
+            return set(folders(self.maildir)) != set(self.folders)
+        except (OSError, NotAMaildirError):
+            return True
 
 
 def root_of(directories: Directories) -> str:
@@ -156,12 +169,20 @@ def count(
         _replace(directories, root, format_held(limits, size, number), name, mode)
     except OSError as exc:
         failure = exc
-    is_kept = failure is None
-    if is_kept and tallied.has_changed(disk):
+    is_kept, is_wrong = failure is None, False
+    if is_kept and tallied.has_changed():
         is_kept = False
-        with contextlib.suppress(OSError):
-            disk.unlink(f"{root}/{FILE}")
-    return Counted(size, number, is_kept, failure)
+        try:
+            remove(disk, root)
+        except OSError as exc:
+            failure, is_wrong = exc, True
+    return Counted(size, number, is_kept, failure, is_wrong)
+
+
+def remove(disk: Disk, root: str) -> None:
+    """Remove the file, so that whoever comes next counts. OSError as the system does, but for one that is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(f"{root}/{FILE}")
 
 
 def tally(
@@ -173,7 +194,8 @@ def tally(
     """
     disk, size, number = directories.disk, 0, 0
     own = directories.root if directories.root is not None else directories
-    names = folders(Directories(root, disk=disk, create=True, base=own.base))
+    maildir = Directories(root, disk=disk, create=True, base=own.base)
+    names = folders(maildir)
     seen: dict[str, int] = {}
     for box in (root, *(f"{root}/{each}" for each in names if not ignores(each))):
         for path in (f"{box}/new", f"{box}/cur"):
@@ -184,7 +206,7 @@ def tally(
                         with contextlib.suppress(FileNotFoundError):
                             size += _size_of(disk, path, message)
                             number += 1
-    return Tallied(size, number, seen)
+    return Tallied(size, number, seen, maildir, names)
 
 
 def record(

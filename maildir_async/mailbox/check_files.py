@@ -139,7 +139,7 @@ def _disagreement(
             return None, found
         _wait(options.quiet_s, is_wanted)
         again = read(disk, root.path)
-        if again.version == found.version and not tallied.has_changed(disk):
+        if again.version == found.version and not tallied.has_changed():
             text = (
                 f"it says {held.bytes} bytes in {held.messages} messages, and there are"
                 f" {tallied.bytes} bytes in {tallied.messages}"

@@ -345,7 +345,7 @@ MUTATIONS: Final = (
     Mutation(
         "quota-count-that-changed",
         "disk/maildirsize.py",
-        "    if is_kept and tallied.has_changed(disk):\n",
+        "    if is_kept and tallied.has_changed():\n",
         "    if False:\n",
         "a count that was overtaken is not kept",
         "tests/test_quota.py::test_counted_once_where_the_file_cannot_be_left",
