@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def children(of: int | str = "self") -> list[int]:
     for path in Path(f"/proc/{of}/task").glob("*/children"):
         found += map(int, path.read_text().split())
     return found
+
+
+@pytest.fixture
+def started() -> Callable[[], list[int]]:
+    """Return which processes a test has started, of those that have not ended."""
+    before = children()
+    return lambda: [process for process in children() if process not in before]
 
 
 def tree_of(tmp_path: Path) -> Path:
@@ -46,7 +54,7 @@ def tree_of(tmp_path: Path) -> Path:
     return root
 
 
-async def test_it_comes_to_the_same(tmp_path: Path) -> None:
+async def test_it_comes_to_the_same(tmp_path: Path, started: Callable[[], list[int]]) -> None:
     """Read by a process of its own or not, the maildir, the report and the times are the same; and again, nothing."""
     source, reports, dates = tree_of(tmp_path), list[ImportReport](), list[list[int]]()
     for name, reading_process in ("process", True), ("thread", False):
@@ -63,10 +71,10 @@ async def test_it_comes_to_the_same(tmp_path: Path) -> None:
     assert dates[0] == dates[1]
     assert 10**18 + 123_456_000 in dates[0]
     assert stored(tmp_path / "process") == stored(tmp_path / "thread")
-    assert children() == []
+    assert started() == []
 
 
-async def test_what_reading_raises_is_raised(tmp_path: Path) -> None:
+async def test_what_reading_raises_is_raised(tmp_path: Path, started: Callable[[], list[int]]) -> None:
     """The source that cannot be opened, and the journal that another has, are told as they are without the process."""
     with pytest.raises(FileNotFoundError) as caught:
         await import_mail(tmp_path / "missing", tmp_path / "Mail", reading_process=True)
@@ -75,10 +83,10 @@ async def test_what_reading_raises_is_raised(tmp_path: Path) -> None:
     (tmp_path / "Mail" / JOURNAL).write_bytes(b"damaged" * 1000)
     with pytest.raises(MaildirError, match="damaged"):
         await import_mail(tmp_path / "mbox", tmp_path / "Mail", reading_process=True)
-    assert children() == []
+    assert started() == []
 
 
-async def test_it_is_stopped(tmp_path: Path) -> None:
+async def test_it_is_stopped(tmp_path: Path, started: Callable[[], list[int]]) -> None:
     """A cancelled import whose source says nothing more ends at once, and the process with it; a later one goes on."""
     os.mkfifo(tmp_path / "fifo")
     data = mbox_of(*(b"%d" % number for number in range(400)))
@@ -90,7 +98,7 @@ async def test_it_is_stopped(tmp_path: Path) -> None:
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-    assert children() == []
+    assert started() == []
     (tmp_path / "fifo").unlink()
     (tmp_path / "fifo").write_bytes(data)
     report = await import_mail(tmp_path / "fifo", tmp_path / "Mail", reading_process=True)
@@ -98,20 +106,20 @@ async def test_it_is_stopped(tmp_path: Path) -> None:
     assert bodies(tmp_path / "Mail") == {b"%d\n" % number: 1 for number in range(400)}
 
 
-async def test_its_death_is_told_and_nothing_comes_twice(tmp_path: Path) -> None:
+async def test_its_death_is_told_and_nothing_comes_twice(tmp_path: Path, started: Callable[[], list[int]]) -> None:
     """Killed in the midst, it ends the import with an error that says so. The next import has what is missing."""
     os.mkfifo(tmp_path / "fifo")
     data = mbox_of(*(b"%d" % number for number in range(400)))
     first = asyncio.ensure_future(import_mail(tmp_path / "fifo", tmp_path / "Mail", reading_process=True))
     with await asyncio.to_thread(open, tmp_path / "fifo", "wb") as pipe:
-        (process,) = children()
+        (process,) = started()
         await asyncio.to_thread(pipe.write, data[:20_000])
         pipe.flush()
         await asyncio.to_thread(until, lambda: bool(list(tmp_path.glob("Mail/new/*"))))
         os.kill(process, signal.SIGKILL)
         with pytest.raises(MaildirError, match="the process that reads it has died"):
             await first
-    assert children() == []
+    assert started() == []
     (tmp_path / "fifo").unlink()
     (tmp_path / "fifo").write_bytes(data)
     report = await import_mail(tmp_path / "fifo", tmp_path / "Mail")

@@ -95,7 +95,7 @@ async def import_mail(
         TypeError, ValueError: an argument is not valid, or source and maildir lie one in the other.
         OSError: *source* cannot be opened.
         NotAMaildirError: there is no maildir, and none may be made.
-        MaildirError: another import into it is under way, or the journal cannot be used.
+        MaildirError: another import into it is under way, the journal cannot be used, or what reads has died.
 
     """
     check_bool("dry_run", dry_run)
