@@ -154,7 +154,7 @@ def test_killed_once_it_converges(tmp_path: Path, command: list[str]) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(("command", "kills"), [(COMMAND, 25), (IN_TWO, 12)], ids=["one process", "two processes"])
+@pytest.mark.parametrize(("command", "kills"), [(COMMAND, 12), (IN_TWO, 6)], ids=["one process", "two processes"])
 def test_killed_often_it_converges(tmp_path: Path, command: list[str], kills: int) -> None:
     """The same with many kills, at moments that come out differently each time."""
     converges(tmp_path, 6000, kills, command)

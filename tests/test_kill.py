@@ -55,7 +55,7 @@ async def _write_until_killed(path: Path, acknowledge: int, seed: int) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("kills", [15, pytest.param(120, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("kills", [15, pytest.param(60, marks=pytest.mark.heavy)])
 def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     """What a killed process had acknowledged is whole in the maildir, nothing there is torn, and litter is swept."""
     path = tmp_path / "m"
