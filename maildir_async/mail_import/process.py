@@ -16,6 +16,7 @@ from typing import Any, Final
 from maildir_async.errors import MaildirError
 from maildir_async.helper.interpreter import let_go, start_python
 from maildir_async.mail_import.messages import STDIN
+from maildir_async.mail_import.program import receive, send
 from maildir_async.mail_import.report import Problems
 from maildir_async.mail_import.session import Step, Task
 
@@ -108,14 +109,17 @@ class ReadingProcess:
 
     def _ask(self, call: str, *args: object) -> Any:
         try:
-            self._control.send((call, args))
-            drained, is_raised, answer = self._control.recv()
+            send(self._control, (call, args))
+            drained, is_raised, answer = receive(self._control)
         except (EOFError, OSError) as exc:
             reason = "the process that reads it has died; import it again, and what is missing comes"
             raise MaildirError(f"{self._task.source}: {reason}", stage="receive") from exc
         self._problems.take(drained)
         if is_raised:
-            raise answer
+            try:
+                raise answer
+            finally:
+                del answer  # it and this frame would keep each other
         return answer
 
 

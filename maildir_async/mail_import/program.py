@@ -5,6 +5,7 @@ ignores the signals that end a program from its terminal: that is up to the one 
 """
 
 import contextlib
+import pickle
 import signal
 import socket
 import threading
@@ -17,7 +18,21 @@ from maildir_async.errors import MaildirError
 from maildir_async.mail_import.report import Problems
 from maildir_async.mail_import.session import Session
 
-__all__ = ["main", "serve"]
+__all__ = ["main", "receive", "send", "serve"]
+
+
+def send(control: Connection, what: object) -> None:
+    """Send *what*, pickled.
+
+    `Connection.send` would do that by way of a BytesIO, of which the garbage collector of Python 3.13 complains where
+    an error keeps it.
+    """
+    control.send_bytes(pickle.dumps(what, pickle.HIGHEST_PROTOCOL))
+
+
+def receive(control: Connection) -> Any:
+    """Return what the other end has sent. It is one of us: who else could write there could run any program of ours."""
+    return pickle.loads(control.recv_bytes())
 
 
 def main(told: dict[str, Any]) -> None:
@@ -31,7 +46,7 @@ def main(told: dict[str, Any]) -> None:
 def serve(control: Connection, life: socket.socket) -> None:
     """Answer calls that come over *control*, and stop reading when *life* comes to its end."""
     with contextlib.suppress(EOFError, OSError):  # of the other's death
-        call, (task,) = control.recv()
+        call, (task,) = receive(control)
         problems = Problems()
         session = Session(task, PosixDisk(), problems)
         threading.Thread(target=_stop_at_end, args=(life, session), name="life", daemon=True).start()
@@ -44,7 +59,7 @@ def serve(control: Connection, life: socket.socket) -> None:
         try:
             _answer(control, problems, session.begin)
             while call != "end":
-                call, args = control.recv()
+                call, args = receive(control)
                 _answer(control, problems, calls[call], *args)
         finally:
             if call != "end":
@@ -58,7 +73,7 @@ def _answer(control: Connection, problems: Problems, call: Callable[..., object]
         answer, is_raised = call(*args), False
     except Exception as exc:  # whoever asks is to see it
         answer, is_raised = exc, True
-    control.send((problems.drain(), is_raised, answer))
+    send(control, (problems.drain(), is_raised, answer))
 
 
 def _stop_at_end(life: socket.socket, session: Session) -> None:
