@@ -176,6 +176,7 @@ NO_PARSERS: Final[dict[str, str]] = {
     "disk.paths": "a path, at its slashes; `values` has it made absolute",
     "disk.posix": "the release of the kernel",
     "disk.subscriptions": "a folder's directory, at the dots that `folders` is about",
+    "mail_import.program": "what the process that it works for has pickled",
     "mailbox.claims": "a hash of its own",
     "mailbox.examining": "names, by what `names` is about",
     "mailbox.inspection": "names, by what `names` is about",
