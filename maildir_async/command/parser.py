@@ -30,6 +30,7 @@ HOURS_MOST: Final = 24 * 365 * 1000
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, say what may have been meant, and exit with 64 (EX_USAGE)."""
 
+    # argparse's own is overloaded for namespaces of other types, which nobody gives here.
     def parse_known_args(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:

@@ -28,6 +28,7 @@ __all__ = [
     "check_path",
     "check_size_limit",
     "check_wait",
+    "moment_of",
     "nanoseconds",
 ]
 
@@ -216,6 +217,14 @@ def nanoseconds(received_at: datetime | float | None) -> int | None:
     if not _FIRST <= micros <= _LAST:
         raise ValueError(f"received_at lies outside the years 1 to 9999: {given(received_at)}")
     return micros * 1000
+
+
+def moment_of(ns: int) -> datetime:
+    """Return the time that is so many nanoseconds after the epoch, to the microsecond, in UTC.
+
+    OverflowError for what lies outside the years 1 to 9999.
+    """
+    return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
 def _microseconds(received_at: datetime | float) -> int:

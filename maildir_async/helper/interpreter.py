@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from maildir_async.disk.paths import absolute
 
-__all__ = ["let_go", "start_python"]
+__all__ = ["ignore_terminal", "let_go", "start_python"]
 
 #: Not ``-m``: it must find the package where this process found it, whatever has become of sys.path.
 PROGRAM: Final = (
@@ -54,6 +55,12 @@ def start_python(
         cwd=cwd,
         start_new_session=True,  # a Ctrl-C at the terminal is for the program, which then ends this
     )
+
+
+def ignore_terminal() -> None:
+    """Called in such a process first: the signals that end a program from its terminal are for whoever started it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def let_go(popen: subprocess.Popen[bytes], *ends: Closeable) -> None:

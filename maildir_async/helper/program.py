@@ -6,13 +6,13 @@ is not is discarded. It ignores the signals that end a program from its terminal
 
 import asyncio
 import os
-import signal
 import socket
 from typing import Any, Final
 
 from maildir_async.disk.calls import Disk
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.helper.connection import Connection
+from maildir_async.helper.interpreter import ignore_terminal
 from maildir_async.helper.work import Work
 
 __all__ = ["main", "serve"]
@@ -23,8 +23,7 @@ PARENT_S: Final = 1.0
 
 def main(told: dict[str, Any]) -> None:
     """Serve until the work is over."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_terminal()
     control = socket.socket(fileno=told["control"])
     asyncio.run(serve(control, told["parent"], PosixDisk(), syncfs=told["syncfs"]))
 

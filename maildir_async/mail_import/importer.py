@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,7 +25,7 @@ from maildir_async.errors import (
 from maildir_async.format.delivered import Delivered
 from maildir_async.format.folders import parts_of
 from maildir_async.format.names import process_tag
-from maildir_async.format.options import check_bool, check_callback, check_path
+from maildir_async.format.options import check_bool, check_callback, check_path, moment_of
 from maildir_async.mail_import.ahead import Ahead
 from maildir_async.mail_import.mbox import DIALECTS, Dialect
 from maildir_async.mail_import.messages import Found, is_large
@@ -45,8 +44,6 @@ T = TypeVar("T")
 
 #: Messages in flight, which share the syncs of the disk. With 64, a large import takes a fifth longer.
 CONCURRENCY: Final = 128
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def import_mail(
@@ -178,9 +175,9 @@ class _Import:
         """Return what reads the source. Blocks."""
         disk = self._target.mailbox.directories.disk
         wanted = self._reading_process
-        if wanted is None:
-            wanted = is_large(self._task.source)
-        if wanted and type(disk) is PosixDisk and not self._task.is_dry:
+        if self._task.is_dry or type(disk) is not PosixDisk:
+            wanted = False
+        if is_large(self._task.source) if wanted is None else wanted:
             # Here, since few sources are large: it imports multiprocessing.
             from maildir_async.mail_import.process import ReadingProcess
 
@@ -276,8 +273,7 @@ class _Import:
     async def _append_any(self, message: Found, content: Any) -> Delivered:
         if message.is_long and message.keywords:
             await self._take_letters(message)
-        micros = None if message.received_ns is None else message.received_ns // 1000
-        received_at = None if micros is None else _EPOCH + timedelta(microseconds=micros)
+        received_at = None if message.received_ns is None else moment_of(message.received_ns)
         append = partial(
             self._target.append,
             content,

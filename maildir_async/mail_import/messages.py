@@ -4,11 +4,11 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from maildir_async.disk.reading import Unchanged
-from maildir_async.format.options import nanoseconds
+from maildir_async.format.options import moment_of, nanoseconds
 from maildir_async.mail_import.headers import HEAD_MOST, Hash, begin_digest, from_line_date, marks_of
 from maildir_async.mail_import.mbox import Dialect, Mbox, Part
 from maildir_async.mail_import.places import Place, folder_part, is_keyword, places
@@ -27,8 +27,6 @@ WHOLE_MOST: Final = 512 * 1024
 LARGE_BYTES: Final = 1 << 26
 LARGE_FILES: Final = 20_000
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def is_large(source: str) -> bool:
     """Whether a process of its own pays for *source*, as far as that can be seen without reading it. Blocks."""
@@ -42,8 +40,8 @@ def is_large(source: str) -> bool:
 
 def _sizes(source: str) -> Iterator[int]:
     """Yield how many bytes there are in each of its files; 0 where that is not known."""
-    paths = [place.path for place in places(source, _ignore, _ignore)] if os.path.isdir(source) else [source]
-    for path in paths:
+    is_directory = os.path.isdir(source)
+    for path in (place.path for place in places(source, _ignore, _ignore)) if is_directory else [source]:
         try:
             found = os.fstat(0) if path == STDIN else os.stat(path)
         except OSError:
@@ -263,7 +261,7 @@ def _time_of(file: Unchanged) -> datetime | None:
     if not file.is_regular:
         return None
     try:
-        return _EPOCH + timedelta(microseconds=file.modified_ns // 1000)
+        return moment_of(file.modified_ns)
     except OverflowError:
         return None
 

@@ -6,7 +6,6 @@ ignores the signals that end a program from its terminal: that is up to the one 
 
 import contextlib
 import pickle
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 from maildir_async.disk.posix import PosixDisk
 from maildir_async.errors import MaildirError
+from maildir_async.helper.interpreter import ignore_terminal
 from maildir_async.mail_import.report import Problems
 from maildir_async.mail_import.session import Session
 
@@ -37,8 +37,7 @@ def receive(control: Connection) -> Any:
 
 def main(told: dict[str, Any]) -> None:
     """Serve until the import is over."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_terminal()
     with socket.socket(fileno=told["life"]) as life, Connection(told["control"]) as control:
         serve(control, life)
 
