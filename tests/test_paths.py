@@ -11,6 +11,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import maildir_async
 from maildir_async.smtp import MaildirHandler, Receipt, StreamingLMTP, StreamingSMTP
 from maildir_async.smtp.addresses import parse_address
 from maildir_async.smtp.paths import PATH_MAX, is_recipient, parse_mailbox, parse_parameters, parse_path, parse_vrfy
@@ -582,3 +583,9 @@ async def test_any_octets_are_answered(args: list[bytes]) -> None:
             told = [await client.ask(verb + arg + b"\r\n") for verb in (b"MAIL FROM:", b"RCPT TO:", b"VRFY ", b"MAIL ")]
             assert all(reply[0] in "25" for reply in told)
             await client.ask("RSET")
+
+
+def test_no_group_is_possessive() -> None:
+    """Before Python 3.11.5 one keeps what a repetition that fails has matched (gh-106052); atomic groups do not."""
+    package = Path(maildir_async.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if re.search(r"\)[*?+]\+", path.read_text())] == []

@@ -35,32 +35,34 @@ DOMAIN_MAX: Final = 255
 PLAIN_MAX: Final = DOMAIN_MAX
 
 # Every repetition is possessive (no backtracking), and what follows one cannot be part of it: linear time, any input.
+# Of groups it is an atomic group that repeats: before Python 3.11.5 a possessive group keeps what it has matched of a
+# repetition that fails (gh-106052), and "a@b.." was a mailbox.
 
 _ATEXT: Final = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-"
 
 #: Atoms with dots before, between and after them; at least one atom.
 _ATOMS: Final = rf"\.*+[{_ATEXT}][{_ATEXT}.]*+"
-_QUOTED: Final = r'"(?:[ !#-\[\]-~\x80-\U0010ffff]|\\[ -~])*+"'
+_QUOTED: Final = r'"(?>(?:[ !#-\[\]-~\x80-\U0010ffff]|\\[ -~])*)"'
 
 #: Letters, digits, hyphens; not in front of a label nor at its end. U-labels are looked at by `host_name`.
 _LABEL: Final = r"(?!-)[A-Za-z0-9_\x80-\U0010ffff-]++(?<!-)"
-_DOMAIN: Final = rf"{_LABEL}(?:\.{_LABEL})*+"
+_DOMAIN: Final = rf"{_LABEL}(?>(?:\.{_LABEL})*)"
 _LITERAL: Final = r"\[[!-Z^-~]++\]"
 
 #: A source route, which must be accepted, and should be ignored (RFC 5321 §4.1.1.3 and appendix C).
-_ROUTE: Final = rf"@{_DOMAIN}(?:,@{_DOMAIN})*+:"
+_ROUTE: Final = rf"@{_DOMAIN}(?>(?:,@{_DOMAIN})*):"
 
 _MAILBOX: Final = re.compile(rf"({_ATOMS}|{_QUOTED})@({_DOMAIN}\.?+|{_LITERAL})")
 _POSTMASTER: Final = re.compile("postmaster", re.IGNORECASE | re.ASCII)
 _LOCAL: Final = re.compile(rf"{_ATOMS}|{_QUOTED}")
 
-_MAILBOX_OR_NAME: Final = rf"(?:{_ATOMS}|{_QUOTED})(?:@(?:{_DOMAIN}\.?+|{_LITERAL}))?+"
+_MAILBOX_OR_NAME: Final = rf"(?:{_ATOMS}|{_QUOTED})(?>(?:@(?:{_DOMAIN}\.?+|{_LITERAL}))?)"
 
 #: A path in angle brackets with what follows it. Spaces between parameters are left to `parse_parameters`.
-_PATH: Final = re.compile(rf"<(?:{_ROUTE})?+((?:{_MAILBOX_OR_NAME})?+)>(?: (.*))?")
+_PATH: Final = re.compile(rf"<(?>(?:{_ROUTE})?)((?>(?:{_MAILBOX_OR_NAME})?))>(?: (.*))?")
 
 #: A mailbox such as nearly all are, which needs no second look.
-_USUAL: Final = r"[a-z0-9._+=-]*+(?<=[a-z0-9_])@(?:[a-z0-9]++[.-])*+[a-z0-9]++"
+_USUAL: Final = r"[a-z0-9._+=-]*+(?<=[a-z0-9_])@(?>(?:[a-z0-9]++[.-])*)[a-z0-9]++"
 _PLAIN_MAILBOX: Final = re.compile(_USUAL, re.IGNORECASE | re.ASCII)
 _PLAIN_PATH: Final = re.compile(rf"<({_USUAL})>(?: (.*))?", re.IGNORECASE | re.ASCII)
 
@@ -69,10 +71,10 @@ _IPV4: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 _GENERAL: Final = re.compile(r"[A-Za-z0-9-]*+(?<=[A-Za-z0-9]):[!-Z^-~]++")
 
 #: RFC 5321 §4.1.2: keywords, each alone or with a value.
-_PARAMETERS: Final = re.compile(r" *+(?:[A-Za-z0-9][A-Za-z0-9-]*+(?:=[!-<>-~]++)?+(?: ++|$))*+")
+_PARAMETERS: Final = re.compile(r" *+(?>(?:[A-Za-z0-9][A-Za-z0-9-]*+(?>(?:=[!-<>-~]++)?)(?: ++|$))*)")
 
 #: RFC 4954 §8: what stands for a mailbox in AUTH=.
-_XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+_XTEXT: Final = re.compile(r"(?>(?:[!-*,-<>-~]|\+[0-9A-F]{2})*)")
 
 #: Seen by nobody, but they belong into words of some scripts (RFC 5892 appendix A), where they change what is seen.
 _JOINERS: Final = re.compile("[\u200c\u200d]")
